@@ -1,0 +1,19 @@
+"""The table of environment ids, their entry points and their published step limits."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
+    # id: (entry point, step limit); None where the limit depends on the task
+    "icto/WebShop-v0": ("icto_gym.envs.webshop:WebShopEnv", 10),
+    "icto/ScienceWorld-v0": ("icto_gym.envs.scienceworld:ScienceWorldEnv", None),
+    "icto/ALFWorld-v0": ("icto_gym.envs.alfworld:ALFWorldEnv", 40),
+}
+
+
+def register_all() -> None:
+    """Make ``gymnasium.make("icto/...")`` work; harmless when called again."""
+    for env_id, (entry_point, limit) in ENVIRONMENTS.items():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=entry_point, max_episode_steps=limit)

@@ -1,0 +1,106 @@
+"""An append-only file of trajectories that survives being killed at any point."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from icto_gym.errors import DataError
+from icto_gym.trajectory import Trajectory
+
+logger = logging.getLogger(__name__)
+
+
+class TrajectoryStore:
+    """Trajectories in a JSONL file, one per line.
+
+    A line is written whole and synced before `append` returns. If the process dies within a write,
+    the torn last line is skipped when reading and moved to ``<file>.torn`` at the next append; both
+    are reported in the log. Several processes may append to one file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def append(self, trajectory: Trajectory) -> None:
+        """Add one trajectory and sync it to disk.
+
+        Raises:
+            OSError: the disk is full or the folder read-only; the file keeps its last good state.
+        """
+        data = trajectory.to_json().encode("ascii") + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._set_torn_line_aside(descriptor)
+            self._write_whole(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        """Yield the trajectories in the order they were written.
+
+        Raises:
+            DataError: naming file, line and field of a line that is whole but wrong.
+        """
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as handle:
+            for number, line in enumerate(handle, start=1):
+                if not line.endswith(b"\n"):
+                    logger.warning("%s line %d is torn (%d bytes) and was skipped", self.path, number, len(line))
+                    return
+                try:
+                    yield Trajectory.from_json(line.decode("utf-8"))
+                except (DataError, UnicodeDecodeError) as error:
+                    raise DataError(f"{self.path} line {number}: {error}.") from error
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def ids(self) -> set[str]:
+        """Ids of what is stored: what a resumed run need not play again."""
+        return {trajectory.trajectory_id for trajectory in self}
+
+    def filter(self, keep: Callable[[Trajectory], bool]) -> Iterator[Trajectory]:
+        """Yield the trajectories for which ``keep`` is true."""
+        return (trajectory for trajectory in self if keep(trajectory))
+
+    def _set_torn_line_aside(self, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
+            return
+        start, block = size, 1 << 16
+        while start > 0:  # search backwards for the end of the last whole line
+            low = max(0, start - block)
+            newline = os.pread(descriptor, start - low, low).rfind(b"\n")
+            if newline >= 0:
+                start = low + newline + 1
+                break
+            start = low
+        torn = self.path.with_name(self.path.name + ".torn")
+        with open(torn, "ab") as handle:
+            handle.write(os.pread(descriptor, size - start, start) + b"\n")
+        os.ftruncate(descriptor, start)
+        logger.warning("%s ended in a torn line of %d bytes; moved to %s", self.path, size - start, torn)
+
+    def _write_whole(self, descriptor: int, data: bytes) -> None:
+        size = os.fstat(descriptor).st_size
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+            os.fsync(descriptor)
+        except OSError as error:
+            try:
+                os.ftruncate(descriptor, size)
+            except OSError:  # such as /dev/full: there is nothing to take back
+                logger.debug("could not truncate %s", self.path)
+            raise OSError(
+                error.errno, f"Could not append to {self.path}: {os.strerror(error.errno or 0)}. "
+                "What was stored before is whole; free space or choose another run folder, then run again."
+            ) from error  # fmt: skip

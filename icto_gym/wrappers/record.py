@@ -1,0 +1,105 @@
+"""The step-reward recorder: every finished episode becomes a trajectory on disk."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import gymnasium as gym
+
+from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Step, Trajectory
+
+_SCHEMA = {
+    "task_id", "split", "system_prompt", "instruction", "admissible_actions", "expert_action", "valid_action",
+    "score", "raw_score", "success", "error", "messages", "thought", "action", "problem",
+    "has_search_bar", "clickables",
+}  # fmt: skip
+
+
+class RecordTrajectory(gym.Wrapper[str, str, str, str]):
+    """Writes each episode to a `TrajectoryStore` when it ends; goes outermost, around `ReAct`.
+
+    An episode that is left by `reset` or `close` before its end is not written: it is no episode.
+    After the end `last_trajectory` holds the record.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[str, str],
+        store: TrajectoryStore | str | os.PathLike[str] | None,
+        *,
+        policy: str = "unnamed",
+    ) -> None:
+        """Args:
+        env: a text environment, with or without `ReAct`.
+        store: a store, the path of one, or None to keep only `last_trajectory`.
+        policy: who acts, for the record.
+        """
+        super().__init__(env)
+        self.store = TrajectoryStore(store) if isinstance(store, (str, os.PathLike)) else store
+        self.policy = policy
+        self.last_trajectory: Trajectory | None = None
+        self._attempts: Counter[str] | None = None
+        self._open = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start an episode; the option ``attempt`` numbers it (default: counted on per task)."""
+        options = dict(options or {})
+        attempt = options.pop("attempt", None)
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._seed, self._attempt = seed or 0, attempt
+        self._info, self._observation = info, observation
+        self._steps: list[Step] = []
+        self._open = True
+        return observation, info
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._open:
+            step = Step(
+                self._observation, action, str(info.get("thought", "")), str(info.get("action", action)),
+                float(reward), bool(info["valid_action"]),
+            )  # fmt: skip
+            self._steps.append(step)
+            self._observation = observation
+            if terminated or truncated:
+                self._open = False
+                self._finish(info, terminated, truncated)
+        return observation, float(reward), terminated, truncated, info
+
+    def _finish(self, info: dict[str, Any], terminated: bool, truncated: bool) -> None:
+        task_id = info["task_id"]
+        attempt = self._attempt if self._attempt is not None else self._next_attempt(task_id)
+        extra = {key: value for key, value in info.items() if key not in _SCHEMA}
+        self.last_trajectory = Trajectory(
+            trajectory_id=f"{task_id}@{self.policy}#{attempt}",
+            env_id=self._env_id(),
+            task_id=task_id,
+            system_prompt=info["system_prompt"],
+            instruction=info["instruction"],
+            steps=tuple(self._steps),
+            final_observation=self._observation,
+            score=float(info["score"]),
+            success=bool(info["success"]),
+            terminated=bool(terminated),
+            truncated=bool(truncated),
+            policy=self.policy,
+            seed=self._seed,
+            error=info.get("error"),
+            extra=extra or None,
+        )
+        if self.store is not None:
+            self.store.append(self.last_trajectory)
+
+    def _next_attempt(self, task_id: str) -> int:
+        if self._attempts is None:
+            mine = self.store.filter(lambda trajectory: trajectory.policy == self.policy) if self.store else ()
+            self._attempts = Counter(trajectory.task_id for trajectory in mine)
+        number = self._attempts[task_id]
+        self._attempts[task_id] += 1
+        return number
+
+    def _env_id(self) -> str:
+        return self.env.spec.id if self.env.spec is not None else type(self.unwrapped).__name__
