@@ -31,6 +31,8 @@ class EnvInfo(TypedDict, total=False):
     """None: the benchmark does not tell. Computed when read; reading never changes the game."""
     expert_action: str | None
     """The demonstrated next command; only when made with ``expert=True``, else None."""
+    expert_thought: str | None
+    """Why the expert would do that; only with ``expert=True``, else None."""
     valid_action: bool
     """The last action was understood; True after reset."""
     score: float
@@ -120,7 +122,7 @@ class TextEnv(gym.Env[str, str]):
     def __init__(self, *, split: str | None = "train", expert: bool = False, render_mode: str | None = None) -> None:
         """Args:
         split: the split, named list or list file that seeds and bare indexes draw from; None: all.
-        expert: put the demonstrated next command into ``info["expert_action"]``.
+        expert: put the demonstrated next command and its reason into ``info``.
         render_mode: ``"ansi"`` returns the observation from `render`.
         """
         self.observation_space = FreeText()
@@ -269,7 +271,7 @@ class TextEnv(gym.Env[str, str]):
             "system_prompt": self.system_prompt,
             "instruction": self._instruction(),
             "admissible_actions": [] if now.terminated else self._admissible(),
-            "expert_action": self._expert_action(),
+            **self._expert_step(),
             "valid_action": now.valid,
             "score": now.score,
             "raw_score": now.raw_score,
@@ -278,8 +280,8 @@ class TextEnv(gym.Env[str, str]):
             **now.extra,
         }
 
-    def _expert_action(self) -> str | None:
-        if not self.expert or self._outcome.terminated:
-            return None
-        actions = self.expert_actions()
-        return actions[0] if actions else None
+    def _expert_step(self) -> dict[str, str | None]:
+        actions = self.expert_actions() if self.expert and not self._outcome.terminated else None
+        if not actions:
+            return {"expert_action": None, "expert_thought": None}
+        return {"expert_action": actions[0], "expert_thought": self.expert_rationale(actions[0])}

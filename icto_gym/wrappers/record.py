@@ -12,7 +12,7 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Step, Trajectory
 
 _SCHEMA = {
-    "task_id", "split", "system_prompt", "instruction", "admissible_actions", "expert_action", "valid_action",
+    "task_id", "split", "system_prompt", "instruction", "admissible_actions", "expert_action", "expert_thought", "valid_action",
     "score", "raw_score", "success", "error", "messages", "thought", "action", "problem",
     "has_search_bar", "clickables",
 }  # fmt: skip
