@@ -118,6 +118,8 @@ class TextEnv(gym.Env[str, str]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
     system_prompt: str = ""
     """How to act: the benchmark's grammar and the expected format."""
+    recorded_info: ClassVar[tuple[str, ...]] = ()
+    """Info keys of the benchmark's own (JSON values) whose last value a trajectory keeps."""
 
     def __init__(self, *, split: str | None = "train", expert: bool = False, render_mode: str | None = None) -> None:
         """Args:

@@ -76,6 +76,5 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise DependencyNotInstalled(
-            f"{module!r} could not be imported ({error}). "
-            f"It comes with an extra: pip install 'icto-gym[{extra}]'."
+            f"{module!r} could not be imported ({error}). It comes with an extra: pip install 'icto-gym[{extra}]'."
         ) from error

@@ -12,8 +12,9 @@ from icto_gym.dialogue import Message, to_messages
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step
 
-_ACTION = re.compile(r"^[ \t>*_#`-]*action[ \t*_`]*:[ \t*_]*", re.IGNORECASE | re.MULTILINE)
-_THOUGHT = re.compile(r"^[ \t>*_#`-]*thought[ \t*_`]*:[ \t*_]*", re.IGNORECASE | re.MULTILINE)
+_ACTION = re.compile(r"^[ \t>*_#`-]*action[ \t*_`]*:[*_]*[ \t]*", re.IGNORECASE | re.MULTILINE)
+_THOUGHT = re.compile(r"^[ \t>*_#`-]*thought[ \t*_`]*:[*_]*[ \t]*", re.IGNORECASE | re.MULTILINE)
+_INLINE_ACTION = re.compile(r"(?<=[\s.!?*`])Action:[*_]*[ \t]*")  # behind the thought, on its line
 _OBSERVATION = re.compile(r"^[ \t>*_#`-]*observation[ \t*_`]*:", re.IGNORECASE | re.MULTILINE)
 
 
@@ -30,14 +31,15 @@ class ParsedResponse(NamedTuple):
 def parse_response(response: str) -> ParsedResponse:
     """Split ``Thought: ... Action: ...`` into its parts.
 
-    The action is the first line that follows the first ``Action:`` at the start of a line; what comes
-    after it (a second action, an observation the model made up) is dropped. The labels' case and
-    Markdown marks around them do not matter. A response without an action is passed on whole, so that
-    the simulator answers it as it answers anything it does not understand.
+    The action is the first line that follows the first ``Action:`` at the start of a line, or else
+    within one; what comes after it (a second action, an observation the model made up) is dropped.
+    At the start of a line the label's case and Markdown marks around it do not matter. A response
+    without an action is passed on whole, so that the simulator answers it as it answers anything it
+    does not understand.
     """
     if not response.strip():
         return ParsedResponse("", response, "empty")
-    label = _ACTION.search(response)
+    label = _ACTION.search(response) or _INLINE_ACTION.search(response)
     if label is None:
         return ParsedResponse(_thought(response), response, "no action")
     action = _first_line(response[label.end() :])

@@ -11,18 +11,14 @@ import gymnasium as gym
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Step, Trajectory
 
-_SCHEMA = {
-    "task_id", "split", "system_prompt", "instruction", "admissible_actions", "expert_action", "expert_thought", "valid_action",
-    "score", "raw_score", "success", "error", "messages", "thought", "action", "problem",
-    "has_search_bar", "clickables",
-}  # fmt: skip
-
 
 class RecordTrajectory(gym.Wrapper[str, str, str, str]):
     """Writes each episode to a `TrajectoryStore` when it ends; goes outermost, around `ReAct`.
 
     An episode that is left by `reset` or `close` before its end is not written: it is no episode.
-    After the end `last_trajectory` holds the record.
+    After the end `last_trajectory` holds the record. What the environment names in its
+    ``recorded_info``, and what a caller puts into `extra` during the episode, goes into the
+    trajectory's ``extra``.
     """
 
     def __init__(
@@ -41,6 +37,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         self.store = TrajectoryStore(store) if isinstance(store, (str, os.PathLike)) else store
         self.policy = policy
         self.last_trajectory: Trajectory | None = None
+        self.extra: dict[str, Any] = {}
         self._attempts: Counter[str] | None = None
         self._open = False
 
@@ -52,6 +49,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         self._seed, self._attempt = seed or 0, attempt
         self._info, self._observation = info, observation
         self._steps: list[Step] = []
+        self.extra = {}
         self._open = True
         return observation, info
 
@@ -72,7 +70,8 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
     def _finish(self, info: dict[str, Any], terminated: bool, truncated: bool) -> None:
         task_id = info["task_id"]
         attempt = self._attempt if self._attempt is not None else self._next_attempt(task_id)
-        extra = {key: value for key, value in info.items() if key not in _SCHEMA}
+        named = getattr(self.unwrapped, "recorded_info", ())
+        extra = {**{key: info[key] for key in named}, **self.extra}
         self.last_trajectory = Trajectory(
             trajectory_id=f"{task_id}@{self.policy}#{attempt}",
             env_id=self._env_id(),
