@@ -1,0 +1,157 @@
+"""Dataclasses, YAML and flags say the same thing, and wrong ones say what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from icto_gym.errors import ConfigError
+from trainers.config import config_difference, from_mapping, load_config, merged, parse_flags, save_config, to_mapping
+from trainers.presets import preset_names, preset_path
+
+
+@dataclass(frozen=True)
+class Inner:
+    """An inner section."""
+
+    beta: float = 0.1
+    """Strength."""
+    rank: int = 8
+    names: tuple[str, ...] = ("dev",)
+    mode: Literal["nf4", "int8"] | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Passed on."""
+    target: str | tuple[str, ...] = "all"
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise ConfigError(f"beta is {self.beta!r}; give a number above 0.")
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A whole config."""
+
+    seed: int = 0
+    deep: bool = False
+    path: Path | None = None
+    dpo: Inner = field(default_factory=Inner)
+    extra: Inner | None = None
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "dpo.yaml").write_text(text)
+    return folder / "dpo.yaml"
+
+
+def test_defaults_yield_to_yaml_and_yaml_to_flags(tmp_path):
+    path = write(tmp_path, "seed: 3\ndpo:\n  beta: 0.2\n  rank: 4\n")
+    from_file = load_config(Outer, path)
+    assert (from_file.seed, from_file.dpo.beta, from_file.dpo.rank, from_file.deep) == (3, 0.2, 4, False)
+    flagged = parse_flags(Outer, ["--dpo.beta", "0.3", "--deep"], default=from_file)
+    assert (flagged.seed, flagged.dpo.beta, flagged.dpo.rank, flagged.deep) == (3, 0.3, 4, True)
+
+
+def test_an_unknown_key_is_named_with_file_section_and_the_nearest_one(tmp_path):
+    path = write(tmp_path, "dpo:\n  betta: 0.2\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, path)
+    assert str(caught.value) == f"Unknown key 'betta' in {path}, section 'dpo'. Did you mean 'beta'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: many", "seed is 'many' (str); expected int"),
+        ("seed: true", "seed is True (bool); expected int"),
+        ("seed: 1.5", "seed is 1.5 (float); expected int"),
+        ("deep: 1", "deep is 1 (int); expected bool"),
+        ("dpo: 3", "dpo is 3 (int); expected a section"),
+        ("dpo: {beta: big}", "dpo.beta is 'big' (str); expected float"),
+        ("dpo: {names: dev}", "dpo.names is 'dev' (str); expected tuple"),
+        ("dpo: {names: [1]}", "dpo.names[0] is 1 (int); expected str"),
+        ("dpo: {mode: nf5}", "dpo.mode is 'nf5'; expected one of 'nf4', 'int8'. Did you mean 'nf4'?"),
+        ("dpo: {kwargs: [1]}", "dpo.kwargs is [1] (list); expected"),
+        ("dpo: {beta: -1}", "section 'dpo': beta is -1.0; give a number above 0."),
+        ("- a list", "found list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_value_is_named_with_place_value_and_what_was_expected(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_float_written_without_a_dot_is_a_float(tmp_path):
+    assert load_config(Outer, write(tmp_path, "dpo: {beta: 5e-5}")).dpo.beta == 5e-5
+    assert load_config(Outer, write(tmp_path, "dpo: {beta: 1}")).dpo.beta == 1.0
+
+
+def test_a_missing_file_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="Cannot read the config"):
+        load_config(Outer, tmp_path / "none.yaml")
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path):
+    assert load_config(Outer, write(tmp_path, "")) == Outer()
+
+
+def test_what_is_saved_is_read_back_as_it_was(tmp_path):
+    config = Outer(
+        seed=5,
+        path=Path("a/b"),
+        extra=Inner(target=("q", "v")),
+        dpo=Inner(mode="nf4", kwargs={"data": "mini", "n": [1]}),
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(Outer, tmp_path / "config.yaml") == config
+
+
+def test_flags_take_tuples_mappings_and_none():
+    flagged = parse_flags(Outer, ["--dpo.names", "dev", "test", "--dpo.kwargs", "{data: mini}", "--path", "None"])
+    assert flagged.dpo.names == ("dev", "test")
+    assert flagged.dpo.kwargs == {"data": "mini"}
+    assert flagged.path is None
+
+
+def test_a_wrong_flag_exits_with_two(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(Outer, ["--dpo.betta", "0.2"])
+    assert caught.value.code == 2
+    assert "--dpo.beta" in capsys.readouterr().err
+
+
+def test_every_field_explains_itself_in_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_flags(Outer, ["--help"])
+    assert caught.value.code == 0
+    assert "Strength." in capsys.readouterr().out
+
+
+def test_the_difference_of_two_configs_names_every_value():
+    assert config_difference(Outer(), Outer()) == []
+    lines = config_difference(Outer(), Outer(seed=1, dpo=Inner(beta=0.2), extra=Inner()))
+    assert lines[:2] == ["seed: 0 -> 1", "dpo.beta: 0.1 -> 0.2"]
+    assert lines[2].startswith("extra: None -> {")
+
+
+def test_sections_are_merged_key_by_key():
+    assert merged({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}, "c": 4}) == {"a": {"x": 1, "y": 3}, "b": 1, "c": 4}
+
+
+def test_mappings_hold_plain_values_only():
+    assert to_mapping(Outer(path=Path("x")))["dpo"]["names"] == ["dev"]
+    assert from_mapping(Outer, to_mapping(Outer(path=Path("x"))), "memory") == Outer(path=Path("x"))
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest_one():
+    assert "smollm2-cpu" in preset_names()
+    with pytest.raises(ConfigError, match="Did you mean 'smollm2-cpu'"):
+        preset_path("smollm2-gpu")

@@ -1,0 +1,191 @@
+"""A run folder knows what it is, what is done, and who writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from icto_gym.errors import ConfigError
+from trainers.runs import Run, RunError, digest
+
+
+@dataclass(frozen=True)
+class Settings:
+    beta: float = 0.1
+    seed: int = 0
+
+
+@pytest.fixture
+def run(tmp_path):
+    with Run(tmp_path / "run") as opened:
+        yield opened
+
+
+def copying(run: Run, source: Path, out: Path, calls: list[str]):
+    """A stage that copies a file, counting how often it works."""
+
+    def work():
+        calls.append("worked")
+        out.write_text(source.read_text())
+        return {"lines": 1}
+
+    return run.stage("copy", work, inputs={"source": source}, outputs=[out])
+
+
+def test_a_complete_stage_is_skipped_and_says_so(run, caplog):
+    source, out, calls = run.path("a"), run.path("b"), []
+    source.write_text("one")
+    with caplog.at_level("INFO"):
+        assert copying(run, source, out, calls) == {"lines": 1}
+        assert copying(run, source, out, calls) == {"lines": 1}
+    assert calls == ["worked"]
+    assert "copy: complete, skipped" in caplog.text
+    assert run.stage_record("copy")["outputs"] == ["b"]
+
+
+def test_a_stage_works_again_when_its_input_has_changed(run):
+    source, out, calls = run.path("a"), run.path("b"), []
+    source.write_text("one")
+    copying(run, source, out, calls)
+    source.write_text("two, longer")
+    copying(run, source, out, calls)
+    assert (calls, out.read_text()) == (["worked"] * 2, "two, longer")
+
+
+def test_a_stage_works_again_when_its_output_is_gone(run):
+    source, out, calls = run.path("a"), run.path("b"), []
+    source.write_text("one")
+    copying(run, source, out, calls)
+    out.unlink()
+    copying(run, source, out, calls)
+    assert len(calls) == 2
+
+
+def interrupted(run: Run, config: Settings, out: Path, partial: Path, *, die: bool):
+    def work():
+        with open(partial, "a") as handle:
+            handle.write("part ")
+        if die:
+            raise KeyboardInterrupt
+        out.write_text(partial.read_text())
+
+    run.stage("slow", work, inputs={"config": config}, outputs=[out], partial=[partial])
+
+
+def test_a_half_done_stage_finds_what_it_left(run):
+    out, partial = run.path("out"), run.path("partial")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(run, Settings(), out, partial, die=True)
+    assert not run.is_complete("slow")
+    interrupted(run, Settings(), out, partial, die=False)
+    assert out.read_text() == "part part "
+
+
+def test_what_a_half_done_stage_left_is_removed_when_its_config_has_changed(run):
+    out, partial = run.path("out"), run.path("partial")
+    run.log_metrics("slow", 1, {"train/loss": 1.0})
+    run.log_metrics("other", 1, {"train/loss": 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(run, Settings(), out, partial, die=True)
+    interrupted(run, Settings(beta=0.2), out, partial, die=False)
+    assert out.read_text() == "part "
+    assert [line["stage"] for line in run.metrics()] == ["other"]
+
+
+def test_a_stage_that_leaves_no_output_is_an_error(run):
+    with pytest.raises(RunError, match="without writing nothing-here"):
+        run.stage("empty", lambda: None, inputs={}, outputs=[run.path("nothing-here")])
+
+
+def test_a_changed_config_is_refused_with_every_difference(run):
+    run.save_config(Settings(), "icto")
+    run.save_config(Settings(), "icto")
+    with pytest.raises(ConfigError) as caught:
+        run.save_config(Settings(beta=0.2, seed=1), "icto")
+    assert "beta: 0.1 -> 0.2\n  seed: 0 -> 1" in str(caught.value)
+    assert "--force-config" in str(caught.value)
+    with pytest.raises(ConfigError, match="method: 'icto' -> 'bc'"):
+        run.save_config(Settings(), "bc")
+    run.save_config(Settings(beta=0.2), "icto", force=True)
+    run.save_config(Settings(beta=0.2), "icto")
+
+
+def test_a_step_is_logged_once_even_after_a_resume(tmp_path):
+    with Run(tmp_path) as run:
+        log = run.metric_logger("sft")
+        for step in (1, 2, 3):
+            log({"step": step, "train/loss": 1.0 / step})
+    with open(tmp_path / "metrics.jsonl", "a") as handle:
+        handle.write('{"stage": "sft", "st')  # killed within a line
+    with Run(tmp_path) as run:
+        log = run.metric_logger("sft")
+        for step in (3, 4):
+            log({"step": step, "train/loss": 1.0 / step})
+        run.metric_logger("dpo")({"step": 3, "train/loss": 0.5})
+        assert [(line["stage"], line["step"]) for line in run.metrics()] == [
+            ("sft", 1), ("sft", 2), ("sft", 3), ("sft", 4), ("dpo", 3),
+        ]  # fmt: skip
+    assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+HOLD = """
+import sys, time
+from trainers.runs import Run
+with Run(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_write_one_folder_and_a_dead_one_does_not_block(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"being written by process {holder.pid}"), Run(tmp_path):
+            pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    with Run(tmp_path) as run:
+        assert run.folder == tmp_path
+
+
+def test_a_folder_that_cannot_be_written_is_one_error_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with (
+        pytest.raises(RunError, match=r"cannot be written: .* Choose another with --run"),
+        Run(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a read-only file system")
+def test_a_read_only_folder_is_one_error_before_any_work():
+    with pytest.raises(RunError, match="cannot be written"), Run("/sys/icto-run"):
+        pass
+
+
+def test_a_full_disk_is_one_error_before_any_work(tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+    with pytest.raises(RunError, match="1 MB left"), Run(tmp_path):
+        pass
+
+
+def test_digests_see_content_and_not_names_of_the_run(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"same")
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+    (tmp_path / "two" / "weights").write_bytes(b"other")
+    assert digest(tmp_path / "one") != digest(tmp_path / "two")
+    assert digest(Settings()) == digest(Settings()) != digest(Settings(seed=1))

@@ -1,0 +1,294 @@
+"""Frozen dataclasses <-> YAML <-> flags: the schema is the dataclass, precedence is default < YAML < flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from icto_gym.errors import ConfigError, did_you_mean
+from icto_gym.files import write_text
+
+T = TypeVar("T")
+
+
+# ---- YAML -> dataclass ------------------------------------------------------------------------
+def load_config(cls: type[T], path: str | Path | None) -> T:
+    """Read a YAML file into the dataclass ``cls``; what the file leaves out keeps its default.
+
+    Raises:
+        ConfigError: naming file, section and key of what cannot be used.
+    """
+    return cls() if path is None else from_mapping(cls, with_preset(read_yaml(path)), str(path))
+
+
+def with_preset(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Lay ``values`` over the preset that their key ``preset`` names, if there is one."""
+    if "preset" not in values:
+        return values
+    from trainers.presets import preset_path
+
+    rest = {key: value for key, value in values.items() if key != "preset"}
+    return merged(with_preset(read_yaml(preset_path(str(values["preset"])))), rest)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``below`` with the values of ``above`` in their places, section by section."""
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def read_yaml(path: str | Path) -> Mapping[str, Any]:
+    """Read a YAML file whose top level is a mapping; an empty file is an empty mapping."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the config {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({error}).") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines at the top, found {type(content).__name__}.")
+    return content
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], source: str, section: str = "") -> T:
+    """Build ``cls`` from nested mappings, checking every key and type.
+
+    Args:
+        cls: a dataclass whose fields are plain types, other dataclasses, or ``| None`` of those.
+        values: what was read.
+        source: the file, for messages.
+        section: dotted place of ``values`` in the file, for messages.
+    """
+    hints = get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r} in {source}{_in(section)}.{did_you_mean(str(key), sorted(known))}")
+    arguments = {key: _convert(value, hints[key], source, _join(section, key)) for key, value in values.items()}
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{source}{_in(section)}: {error}") from error
+    except TypeError as error:  # a field without a default is missing
+        raise ConfigError(f"{source}{_in(section)}: {str(error).replace('__init__() ', '')}.") from error
+
+
+def _in(section: str) -> str:
+    return f", section {section!r}" if section else ""
+
+
+def _join(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key
+
+
+def _convert(value: Any, kind: Any, source: str, where: str) -> Any:
+    """``value`` as ``kind``, or a `ConfigError` that names place, value and what was expected."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, arguments, source, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        hint = did_you_mean(str(value), [str(argument) for argument in arguments])
+        listed = ", ".join(repr(argument) for argument in arguments)
+        raise ConfigError(f"{source}: {where} is {value!r}; expected one of {listed}.{hint}")
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, Mapping):
+            return from_mapping(kind, value, source, where)  # type: ignore[arg-type]
+    elif origin is tuple or kind is tuple:
+        if isinstance(value, (list, tuple)):
+            return _convert_tuple(value, arguments, source, where)
+    elif isinstance(origin or kind, type) and issubclass(origin or kind, Mapping):
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif kind in _SCALARS:
+        return _convert_scalar(value, kind, source, where)
+    raise _wrong_type(value, kind, source, where)
+
+
+def _convert_union(value: Any, kinds: Sequence[Any], source: str, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    real = [kind for kind in kinds if kind is not type(None)]
+    if len(real) == 1:
+        return _convert(value, real[0], source, where)
+    for kind in real:
+        try:
+            return _convert(value, kind, source, where)
+        except ConfigError:
+            continue
+    raise _wrong_type(value, kinds, source, where)
+
+
+def _convert_tuple(value: Sequence[Any], kinds: Sequence[Any], source: str, where: str) -> tuple[Any, ...]:
+    if not kinds:
+        return tuple(value)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = [kinds[0]] * len(value)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{source}: {where} has {len(value)} entries; expected {len(kinds)}.")
+    return tuple(
+        _convert(item, kind, source, f"{where}[{n}]") for n, (item, kind) in enumerate(zip(value, kinds, strict=True))
+    )
+
+
+def _as_float(value: Any) -> float:
+    # YAML 1.1 reads 1e-3 (no dot) as text; people write it all the time
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError
+    return float(value)
+
+
+def _exactly(kind: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if type(value) is not kind:
+            raise ValueError
+        return value
+
+    return check
+
+
+def _as_path(value: Any) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise ValueError
+    return Path(value)
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {
+    bool: _exactly(bool),
+    int: _exactly(int),
+    str: _exactly(str),
+    float: _as_float,
+    Path: _as_path,
+    type(None): _exactly(type(None)),
+}
+
+
+def _convert_scalar(value: Any, kind: Any, source: str, where: str) -> Any:
+    try:
+        return _SCALARS[kind](value)
+    except ValueError:
+        raise _wrong_type(value, kind, source, where) from None
+
+
+def _wrong_type(value: Any, kind: Any, source: str, where: str) -> ConfigError:
+    kinds = kind if isinstance(kind, (list, tuple)) else [kind]
+    expected = " or ".join(_kind_in_words(kind) for kind in kinds)
+    return ConfigError(f"{source}: {where} is {value!r} ({type(value).__name__}); expected {expected}.")
+
+
+def _kind_in_words(kind: Any) -> str:
+    if kind is type(None):
+        return "null"
+    if dataclasses.is_dataclass(kind):
+        return "a section"
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+
+
+# ---- dataclass -> YAML ------------------------------------------------------------------------
+def to_mapping(config: Any) -> Any:
+    """A config as plain dictionaries, lists and scalars, in field order."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_mapping(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): to_mapping(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_mapping(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def to_yaml(config: Any) -> str:
+    """The written form of a config (or of its mapping); `from_mapping` reads it back."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write a config as YAML, atomically."""
+    write_text(path, to_yaml(config))
+
+
+def config_difference(before: Any, after: Any, place: str = "") -> list[str]:
+    """Lines such as ``"dpo.beta: 0.1 -> 0.2"`` for every value in which two configs differ."""
+    before, after = to_mapping(before), to_mapping(after)
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        return [
+            line
+            for key in keys
+            for line in config_difference(before.get(key, "(absent)"), after.get(key, "(absent)"), _join(place, key))
+        ]
+    return [] if before == after else [f"{place}: {before!r} -> {after!r}"]
+
+
+# ---- flags ------------------------------------------------------------------------------------
+def parse_flags(cls: type[T], arguments: Sequence[str], *, default: T | None = None, **words: Any) -> T:
+    """Read command-line flags into ``cls`` by tyro; ``default`` is what the flags start from.
+
+    Args:
+        cls: the dataclass; nested dataclasses become dotted flags (``--dpo.beta 0.2``).
+        arguments: without the program's name.
+        default: an instance read from YAML; None: the dataclass's own defaults.
+        words: ``prog`` and ``description`` for the help text.
+
+    Raises:
+        SystemExit: 0 after ``--help``, 2 on wrong usage (tyro has printed why).
+    """
+    import tyro
+
+    with _flag_rules():
+        extra = {} if default is None else {"default": default}
+        return tyro.cli(cls, args=list(arguments), config=(tyro.conf.AvoidSubcommands,), **extra, **words)
+
+
+def _flag_rules() -> Any:
+    """Mappings (such as ``env_kwargs``) are given as one inline YAML or JSON value."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def mapping_rule(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+        origin = get_origin(info.type) or info.type
+        if not (isinstance(origin, type) and issubclass(origin, Mapping)):
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{KEY: VALUE, ...}",
+            instance_from_str=lambda words: _inline_mapping(words[0]),
+            is_instance=lambda value: isinstance(value, Mapping),
+            str_from_instance=lambda value: [yaml.safe_dump(dict(value), default_flow_style=True).strip()],
+        )
+
+    return registry
+
+
+def _inline_mapping(text: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected {{key: value}}, got {text!r}")
+    return value
+
+
+def take_option(arguments: list[str], name: str) -> str | None:
+    """Read ``--name VALUE`` or ``--name=VALUE`` without removing it: YAML must be read before flags."""
+    for number, argument in enumerate(arguments):
+        if argument == name and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if argument.startswith(name + "="):
+            return argument[len(name) + 1 :]
+    return None

@@ -1,0 +1,296 @@
+"""A run is a folder: its config, its metrics, what each stage read and whether it is complete."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from icto_gym.errors import ConfigError, IctoError
+from icto_gym.files import read_json, write_json
+from trainers.config import config_difference, read_yaml, save_config, to_mapping
+
+logger = logging.getLogger(__name__)
+
+CONFIG, METRICS, LOCK, STAGES = "config.yaml", "metrics.jsonl", ".lock", "stages"
+_SPARE_BYTES = 16 << 20  # less free space than this cannot hold even the smallest checkpoint
+
+
+class RunError(IctoError, RuntimeError):
+    """A run folder that cannot be used: taken, read-only, full."""
+
+
+class Run:
+    """Everything a run knows about itself, in one folder that one process may write at a time.
+
+    Use it as a context manager: entering checks that the folder can be written and takes its lock,
+    leaving releases it. The kernel drops the lock of a process that dies, so nothing stale stays.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._lock: int | None = None
+        self._logged: set[tuple[str, int]] | None = None
+        self._started: dict[str, float] = {}
+
+    # ---- opening ------------------------------------------------------------------------------
+    def __enter__(self) -> Run:
+        self._check_writable()
+        self._take_lock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _check_writable(self) -> None:
+        probe = self.folder / f".probe-{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x" * 4096)
+            probe.unlink()
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise RunError(
+                f"The run folder {self.folder} cannot be written: {error.strerror}. Choose another with --run."
+            ) from error
+        if free < _SPARE_BYTES:
+            raise RunError(
+                f"The disk of {self.folder} has {free >> 20} MB left; a run needs at least {_SPARE_BYTES >> 20} MB. "
+                "Free space or choose another folder with --run."
+            )
+
+    def _take_lock(self) -> None:
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another process"
+            os.close(descriptor)
+            raise RunError(
+                f"{self.folder} is being written by {owner}. Wait for it, or give this run another folder with --run."
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._lock = descriptor
+
+    def save_config(self, config: Any, method: str = "", *, force: bool = False) -> None:
+        """Write the resolved config; refuse one that differs from what the folder was started with.
+
+        Args:
+            config: a dataclass.
+            method: the name of the method, kept in the file's first key.
+            force: accept the new config; stages whose inputs changed run again.
+
+        Raises:
+            ConfigError: listing every difference.
+        """
+        path = self.folder / CONFIG
+        new = {"method": method, **to_mapping(config)} if method else to_mapping(config)
+        if path.exists():
+            changes = config_difference(dict(read_yaml(path)), new)
+            if changes and not force:
+                listed = "\n  ".join(changes)
+                raise ConfigError(
+                    f"{self.folder} was started with another config:\n  {listed}\n"
+                    "Give the new config its own folder with --run, or accept it with --force-config "
+                    "(stages whose inputs changed run again)."
+                )
+            if not changes:
+                return
+            logger.warning("%s: config changed: %s", self.folder, "; ".join(changes))
+        save_config(new, path)
+
+    # ---- paths --------------------------------------------------------------------------------
+    def path(self, *parts: str) -> Path:
+        """A path inside the run folder."""
+        return self.folder.joinpath(*parts)
+
+    def iteration(self, number: int) -> Path:
+        """The folder of an iteration, counted from 1: ``iteration-01``."""
+        return self.folder / f"iteration-{number:02d}"
+
+    def name_of(self, path: Path) -> str:
+        """``path`` as messages and records name it: relative to the run folder where it lies inside."""
+        return str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
+
+    # ---- metrics ------------------------------------------------------------------------------
+    def log_metrics(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``; a step that is already there is not written twice.
+
+        A resumed stage repeats the steps since its last saved state; they are the same numbers.
+        """
+        if self._logged is None:
+            self._logged = {(str(line.get("stage")), int(line.get("step", -1))) for line in self.metrics()}
+        if (stage, step) in self._logged:
+            return
+        line = json.dumps({**values, "stage": stage, "step": step}, sort_keys=True) + "\n"
+        with open(self.folder / METRICS, "ab") as handle:
+            handle.write(line.encode())
+        self._logged.add((stage, step))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``; a torn last line is cut off the file."""
+        path = self.folder / METRICS
+        if not path.exists():
+            return []
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data) and self._lock is not None:
+            os.truncate(path, whole)
+        return [json.loads(line) for line in data[:whole].splitlines()]
+
+    def forget_metrics(self, stage: str) -> None:
+        """Drop the lines of a stage that is about to start anew with other inputs."""
+        lines = self.metrics()
+        kept = [line for line in lines if line.get("stage") != stage]
+        if len(kept) < len(lines):
+            text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept)
+            temporary = self.folder / (METRICS + ".tmp")
+            temporary.write_text(text)
+            os.replace(temporary, self.folder / METRICS)
+        self._logged = None
+
+    def metric_logger(self, stage: str) -> Callable[[Mapping[str, Any]], None]:
+        """A ``log(dict)`` for a trainer: the dict's ``step`` keys the line (else lines are counted)."""
+        count = 0
+
+        def log(values: Mapping[str, Any]) -> None:
+            nonlocal count
+            count = int(values.get("step", count + 1))
+            self.log_metrics(stage, count, values)
+
+        return log
+
+    # ---- stages -------------------------------------------------------------------------------
+    def stage(
+        self,
+        name: str,
+        work: Callable[[], Mapping[str, Any] | None],
+        *,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[Path],
+        partial: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        """Do the work of a stage unless it is complete; returns the facts of its record.
+
+        A stage is complete if and only if its record ``stages/<name>.json`` exists, names the same
+        inputs, and its outputs are there. A half-done stage continues from what it left, unless its
+        inputs have changed: then what it left is removed first.
+
+        Args:
+            name: such as ``"iteration-01/judge"``.
+            work: does it and returns facts (counts) for the record.
+            inputs: by name: a path (its content counts), or a config or value (its value counts).
+            outputs: what the stage leaves.
+            partial: files beside the outputs that hold unfinished work.
+        """
+        digests = {key: digest(value) for key, value in inputs.items()}
+        started, done = self._record(name, "started"), self._record(name, "done")
+        found = self._read_record(done)
+        if found and found["inputs"] == digests and all(path.exists() for path in outputs):
+            logger.info("%s: complete, skipped", name)
+            return found["facts"]
+        before = self._read_record(started) or found
+        if before and before["inputs"] != digests:
+            changed = sorted(key for key in digests if before["inputs"].get(key) != digests[key]) or ["inputs"]
+            logger.warning("%s: %s changed, starts anew", name, ", ".join(changed))
+            self._clear(name, [*outputs, *partial])
+        elif before:
+            logger.info("%s: continues", name)
+        done.unlink(missing_ok=True)
+        write_json(started, {"stage": name, "inputs": digests})
+        return self._work(name, work, digests, outputs)
+
+    def _work(
+        self, name: str, work: Callable[[], Mapping[str, Any] | None], digests: dict[str, str], outputs: Sequence[Path]
+    ) -> dict[str, Any]:
+        logger.info("%s: starts", name)
+        begin, cpu = time.monotonic(), time.process_time()
+        facts = dict(work() or {})
+        missing = [self.name_of(path) for path in outputs if not path.exists()]
+        if missing:
+            raise RunError(f"{name} ended without writing {', '.join(missing)}.")
+        seconds, cpu = time.monotonic() - begin, time.process_time() - cpu
+        record = {
+            "stage": name, "inputs": digests, "outputs": [self.name_of(path) for path in outputs], "facts": facts,
+            "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }  # fmt: skip
+        write_json(self._record(name, "done"), record)
+        self._record(name, "started").unlink(missing_ok=True)
+        logger.info("%s: done in %.1f s%s", name, seconds, _in_words(facts))
+        return facts
+
+    def is_complete(self, name: str) -> bool:
+        """Whether the stage has its done-record."""
+        return self._record(name, "done").exists()
+
+    def stage_record(self, name: str) -> dict[str, Any] | None:
+        """The done-record of a stage (inputs, outputs, facts, seconds), or None."""
+        return self._read_record(self._record(name, "done"))
+
+    def _record(self, name: str, state: str) -> Path:
+        suffix = ".json" if state == "done" else f".{state}.json"
+        return self.folder / STAGES / (name.replace("/", ".") + suffix)
+
+    @staticmethod
+    def _read_record(path: Path) -> dict[str, Any] | None:
+        return read_json(path) if path.exists() else None
+
+    def _clear(self, name: str, paths: Sequence[Path]) -> None:
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.forget_metrics(name)
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    shown = [f"{key.replace('_', ' ')} {value}" for key, value in facts.items() if isinstance(value, (int, float, str))]
+    return ": " + ", ".join(shown) if shown else ""
+
+
+# ---- digests ----------------------------------------------------------------------------------
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a file's or folder's content, or of a config's or plain value's JSON."""
+    if isinstance(value, Path):
+        return _path_digest(value)
+    return hashlib.sha256(json.dumps(to_mapping(value), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _path_digest(path: Path) -> str:
+    if path.is_dir():
+        state = hashlib.sha256()
+        for child in sorted(child for child in path.rglob("*") if child.is_file()):
+            state.update(f"{child.relative_to(path)}\0{_file_digest(child)}\n".encode())
+        return state.hexdigest()
+    return _file_digest(path) if path.exists() else hashlib.sha256(str(path).encode()).hexdigest()
+
+
+_seen: dict[tuple[str, int, int], str] = {}
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    key = (str(path.absolute()), status.st_size, status.st_mtime_ns)
+    if key not in _seen:
+        with open(path, "rb") as handle:
+            state = hashlib.sha256()
+            while block := handle.read(1 << 20):
+                state.update(block)
+        _seen[key] = state.hexdigest()
+    return _seen[key]
