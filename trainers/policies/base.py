@@ -1,0 +1,78 @@
+"""What a policy is: anything that answers a batch of turns with text."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from icto_gym.dialogue import Message
+from icto_gym.errors import ConfigError
+
+EXPLORING_THOUGHT = "Let me try something."
+
+
+class Turn(NamedTuple):
+    """One question to a policy: what is the next response in this conversation?"""
+
+    messages: Sequence[Message]
+    """The conversation so far; it ends with a user message."""
+    info: Mapping[str, Any]
+    """What the environment said besides."""
+    episode: str = ""
+    """Names the episode, so that a policy may keep what it computed for earlier turns of it."""
+    temperature: float = 0.0
+    """0: the likeliest response; above: sampled."""
+    seed: int = 0
+    """Seeds whatever is drawn at random for this one response."""
+
+
+class Usage(NamedTuple):
+    """Tokens of one response: what was read, and what was written."""
+
+    prompt_tokens: int
+    response_tokens: int
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Batch-first: a graphics card likes it, an endpoint maps it over threads, one turn is a batch of one.
+
+    A policy may also have `forget(episode: str)`, called when an episode has ended; `last_usage`, one
+    `Usage` per turn of the latest `act`; and `needs_expert = True`, which has environments put the
+    demonstrated action into ``info``.
+    """
+
+    name: str
+    """Who acts, as trajectories record it."""
+
+    def act(self, turns: Sequence[Turn]) -> list[str]:
+        """One response per turn, in order. Equal turns give equal responses, whatever stands beside them."""
+        ...
+
+
+def write_response(thought: str, action: str) -> str:
+    """Thought and action as ReAct text; the thought's line is left out where there is none."""
+    return f"Thought: {thought}\nAction: {action}" if thought else f"Action: {action}"
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2**63) that depends on every part and on nothing else, on every machine."""
+    text = "\0".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
+
+
+def draw_admissible(info: Mapping[str, Any], seed: int) -> str:
+    """A uniformly drawn admissible command, written as a response.
+
+    Raises:
+        ConfigError: the environment does not tell what is admissible.
+    """
+    admissible = info.get("admissible_actions")
+    if not admissible:
+        raise ConfigError(
+            f"Task {info.get('task_id')!r} lists no admissible actions, so none can be drawn. "
+            "Use an environment that lists them, or set epsilon to 0 and choose another policy."
+        )
+    return write_response(EXPLORING_THOUGHT, random.Random(seed).choice(list(admissible)))
