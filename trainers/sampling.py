@@ -1,0 +1,166 @@
+"""What is played: how often each task, how greedily, and from where."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+
+from icto_gym.core import TextEnv
+from icto_gym.errors import ConfigError
+from icto_gym.tasks import Manifest, Task
+from trainers.policies.base import derive_seed
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Which tasks are played, how often, and how far the play explores."""
+
+    env_id: str = "icto/WebShop-v0"
+    """Gymnasium id of the environment."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for making it, such as the folder of its data."""
+    split: str = "train"
+    """Split, named list, or path of a JSON list of tasks."""
+    max_tasks: int | None = None
+    """Play at most so many tasks of the split: a fixed draw that grows with the number; None: all."""
+    attempts: int = 4
+    """Episodes per task."""
+    greedy_first: bool = True
+    """The first attempt at a task takes the likeliest response at every step and explores nothing."""
+    temperature: float = 0.7
+    """Sampling temperature of the other attempts; 0 makes them greedy too."""
+    epsilon: float = 0.1
+    """Chance, per step of the other attempts, that a uniformly drawn admissible command replaces the policy's."""
+    branch_fraction: float = 0.25
+    """Share of the other attempts that start from a random prefix of the expert's path, where there is one."""
+    batch_size: int = 16
+    """Episodes in flight at once; results do not depend on it."""
+    seed: int = 0
+    """Every random draw derives from it, the task and the attempt."""
+    window: int | None = None
+    """How many of the latest observations the conversation keeps in full; None: all."""
+    example: bool = False
+    """Show the environment's worked example in every conversation."""
+    max_episode_steps: int | None = None
+    """Step limit; None: the environment's published one."""
+    optimal_actions: bool = False
+    """Note at every step whether the action begins a shortest way to success, where the environment knows."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"rollout.{name} is {value!r}; give a number from {low:g} to {high:g}.")
+
+
+_RANGES = (
+    ("max_tasks", 1, float("inf")),
+    ("attempts", 1, float("inf")),
+    ("temperature", 0.0, 100.0),
+    ("epsilon", 0.0, 1.0),
+    ("branch_fraction", 0.0, 1.0),
+    ("batch_size", 1, float("inf")),
+    ("window", 1, float("inf")),
+    ("max_episode_steps", 1, float("inf")),
+)
+
+
+class Job(NamedTuple):
+    """One episode to play."""
+
+    task_id: str
+    attempt: int
+    """Counts the episodes of one task and policy."""
+    seed: int
+    temperature: float = 0.0
+    epsilon: float = 0.0
+    """Chance per step of an admissible command drawn at random."""
+    prefix_fraction: float = 0.0
+    """Where on the expert's path the policy takes over, in [0, 1); 0: at the start."""
+
+
+def plan_jobs(config: RolloutConfig, tasks: Iterable[Task | str] | None = None) -> list[Job]:
+    """The episodes of a run: every attempt at the first task, then the next task.
+
+    Args:
+        config: what to play.
+        tasks: tasks or task ids in place of those that ``config.split`` names; ``max_tasks`` holds for them too.
+    """
+    chosen = choose_tasks(list_tasks(config) if tasks is None else tasks, config.max_tasks)
+    return [_plan_job(config, task_id, attempt) for task_id in chosen for attempt in range(config.attempts)]
+
+
+def choose_tasks(tasks: Iterable[Task | str], count: int | None) -> list[str]:
+    """Ids of all tasks, or of ``count`` of them whose hashes come first, in the order given.
+
+    Such a draw mixes task types, is the same for every seed, and a larger one contains a smaller one.
+    """
+    ids = [task.task_id if isinstance(task, Task) else task for task in tasks]
+    if count is None or count >= len(ids):
+        return ids
+    kept = set(
+        sorted(ids, key=lambda task_id: hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).digest())[:count]
+    )
+    return [task_id for task_id in ids if task_id in kept]
+
+
+def _plan_job(config: RolloutConfig, task_id: str, attempt: int) -> Job:
+    seed = derive_seed(config.seed, task_id, attempt)
+    if attempt == 0 and config.greedy_first:
+        return Job(task_id, attempt, seed)
+    draw = random.Random(derive_seed(seed, "branch"))
+    branched = draw.random() < config.branch_fraction
+    prefix_fraction = draw.random() if branched else 0.0
+    return Job(task_id, attempt, seed, config.temperature, config.epsilon, prefix_fraction)
+
+
+def list_tasks(config: RolloutConfig) -> Manifest:
+    """The tasks of the configured split, by the environment's own data arguments."""
+    env = make_env(config)
+    try:
+        return text_env(env).manifest(config.split)
+    finally:
+        env.close()
+
+
+def make_env(config: RolloutConfig, *, expert: bool = False) -> gym.Env[str, str]:
+    """The configured environment under Gymnasium's step limit, not yet wrapped.
+
+    Raises:
+        ConfigError: no such environment.
+    """
+    kwargs = dict(config.env_kwargs)
+    if expert:
+        kwargs["expert"] = True
+    if config.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = config.max_episode_steps
+    try:
+        return gym.make(config.env_id, disable_env_checker=True, **kwargs)
+    except gym.error.UnregisteredEnv as error:
+        known = [name for name in gym.registry if name.startswith("icto/")]
+        raise ConfigError(f"Unknown environment {config.env_id!r} ({error}). Known: {', '.join(known)}.") from error
+
+
+def text_env(env: gym.Env[str, str]) -> TextEnv:
+    """The innermost environment, which knows tasks, expert and optimal actions."""
+    inner = env.unwrapped
+    if not isinstance(inner, TextEnv):
+        raise ConfigError(f"{type(inner).__name__} is not a TextEnv, so there is no list of its tasks to play.")
+    return inner
+
+
+def worked_example(env: gym.Env[str, str]) -> Sequence[Any]:
+    """The messages of the environment's worked example.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    example = getattr(env.unwrapped, "example", None)
+    if not example:
+        raise ConfigError(f"{type(env.unwrapped).__name__} has no worked example; set rollout.example to false.")
+    return tuple(example)
