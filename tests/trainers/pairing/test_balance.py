@@ -1,0 +1,86 @@
+"""What pairs teach: kinds of decision, one-sided words, and limits to one-sidedness."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icto_gym.dialogue import Message
+from trainers.pairing import decision_kinds, describe_balance, limit_one_sided, one_sided_words
+from trainers.pairing.balance import deciding_responses, limit_expert_share
+from trainers.records import PreferencePair
+
+
+def pair(chosen, rejected, number=0, who="p"):
+    return PreferencePair(
+        f"t/{number}", (Message("user", "task"),), (Message("assistant", chosen),), (Message("assistant", rejected),),
+        1.0, "trajectory", f"t/{number}@{who}#0", f"t/{number}@p#1",
+    )  # fmt: skip
+
+
+def act(command, thought="so"):
+    return f"Thought: {thought}\nAction: {command}"
+
+
+def test_a_common_command_is_a_kind_and_a_rare_one_is_named_by_its_verb():
+    pairs = [pair(act("Press[Yes]"), act(f"open[item {n}]"), n) for n in range(3)]
+    assert {str(kind) for kind in decision_kinds(pairs)} == {"press[yes] over open …"}
+
+
+def test_a_response_without_a_command_is_malformed():
+    assert str(decision_kinds([pair(act("look"), "I do not know")])[0]) == "look … over malformed"
+
+
+def test_the_deciding_responses_are_the_first_that_differ():
+    same = Message("assistant", act("look"))
+    seen = Message("user", "Observation: a hall")
+    longer = PreferencePair(
+        "t", (Message("user", "task"),), (same, seen, Message("assistant", "a")),
+        (same, seen, Message("assistant", "b")), 1.0, "trajectory", "x", "y",
+    )  # fmt: skip
+    assert deciding_responses(longer) == ("a", "b")
+
+
+def test_words_that_all_chosen_sides_share_are_found():
+    pairs = [pair(act("look", f"item {n} is over the limit"), act("look", f"item {n} is ok")) for n in range(4)]
+    words = {word.word: (word.chosen_only, word.rejected_only) for word in one_sided_words(pairs)}
+    assert words["over"] == (4, 0) and words["ok"] == (0, 4) and "item" not in words
+
+
+def test_one_direction_is_limited_and_its_opposite_counts_against_it():
+    forth = [pair(act("yes"), act("no"), n) for n in range(8)]
+    back = [pair(act("no"), act("yes"), n) for n in range(2)]
+    kept = limit_one_sided(forth + back, 0.2)
+    kinds = [str(kind) for kind in decision_kinds(kept)]
+    assert kinds.count("yes over no") - kinds.count("no over yes") == 2  # a fifth of ten
+    assert kept == [item for item in forth + back if item in kept]  # order kept
+    assert limit_one_sided(forth + back, 0.2) == kept
+    assert limit_one_sided(forth, 1.0) == forth
+
+
+def test_decisions_within_one_kind_have_no_direction():
+    pairs = [pair(act(f"open[{n}]"), act(f"open[{n + 100}]"), n) for n in range(6)]
+    assert limit_one_sided(pairs, 0.0) == pairs
+
+
+def test_the_expert_is_limited_to_a_share_of_what_stays():
+    own = [pair(act("a"), act("b"), n) for n in range(3)]
+    theirs = [pair(act("a"), act("b"), n, "expert") for n in range(10, 20)]
+    ids = [item.chosen_id for item in theirs]
+    kept = limit_expert_share(own + theirs, ids, 0.5)
+    assert len(kept) == 6 and kept[:3] == own
+    assert limit_expert_share(own + theirs, ids, 1.0) == own + theirs
+    assert limit_expert_share(theirs, ids, 0.5) == []
+
+
+def test_the_summary_counts_pairs():
+    found = describe_balance([pair(act("a", "a long thought"), act("b"), 1, "expert")], ["t/1@expert#0"])
+    assert (found.pairs, found.expert_chosen, found.chosen_longer) == (1, 1, 1)
+    assert describe_balance([]).kinds == {}
+
+
+@given(st.lists(st.tuples(st.text(st.characters(), max_size=30), st.text(st.characters(), max_size=30)), max_size=6))
+def test_any_text_has_a_kind(texts):
+    pairs = [pair(left, right, n) for n, (left, right) in enumerate(texts) if left != right]
+    assert len(decision_kinds(pairs)) == len(pairs)
+    assert describe_balance(pairs).pairs == len(limit_one_sided(pairs, 1.0))

@@ -1,0 +1,73 @@
+"""How contrasts are chosen and cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from icto_gym.errors import ConfigError, check_name
+
+GRANULARITY_CHOICES = ("trajectory", "step", "mixed")
+REJECTED_CHOICES = ("any", "usable", "accepted")
+
+
+@dataclass(frozen=True)
+class PairingConfig:
+    """Which failure is set against which success of the same task, and what of both is trained."""
+
+    granularity: str = "step"
+    """`step`: message t against message t with weights from R_t (Eq. 2); `trajectory`: one contrast
+    over everything from the first difference on; `mixed`: both kinds of every contrast."""
+    success_threshold: float | None = 1.0
+    """A score from here on is a success, below it a failure. None: no threshold, any better episode
+    against any worse one (the expert may then lose)."""
+    min_margin: float = 0.01
+    """Smallest difference in score that makes a pair; closer ones are ties."""
+    prefer_own_success: bool = True
+    """Choose the policy's own successes before the expert's demonstration. Pairs whose chosen side is
+    always the expert teach its habits of writing rather than its decisions, and can collapse."""
+    use_own_success: bool = True
+    """Own successes may be chosen at all. Off: only the expert, as in ETO."""
+    use_expert: bool = True
+    """The expert's demonstration counts as a success of its task."""
+    rejected_verdict: str = "usable"
+    """What the judge must have said of the rejected side: `any`; `usable`: a score above 0, so neither
+    broken nor a duplicate; `accepted`. The chosen side must always be accepted."""
+    max_pairs_per_task: int = 4
+    """At most this many contrasts of one task, so that no task dominates."""
+    max_pairs_per_failure: int = 1
+    """With how many different successes one failure may be contrasted."""
+    max_extra_steps: int | None = 5
+    """The rejected side keeps at most this many steps more than the chosen side, so that a long loop
+    is not most of what is trained (ETO's cut: ten messages). None: no cut."""
+    step_horizon: int | None = None
+    """For step pairs: how many steps from the first difference on are paired; 1 is the deciding step
+    alone. None: as far as both sides go."""
+    max_one_sided_share: float = 1.0
+    """At most this share of all pairs may teach one direction of one kind of decision more often than
+    its opposite; what is over is left out by chance. 1.0: no limit."""
+    max_expert_share: float = 1.0
+    """At most this share of all pairs may have the expert as chosen side. 1.0: no limit."""
+    seed: int = 0
+    """Drives which pairs are left out by the two limits above."""
+
+    def __post_init__(self) -> None:
+        check_name(self.granularity, GRANULARITY_CHOICES, "pairing granularity")
+        check_name(self.rejected_verdict, REJECTED_CHOICES, "pairing rejected_verdict")
+        for name in ("max_pairs_per_task", "max_pairs_per_failure"):
+            _at_least(name, getattr(self, name), 1)
+        if self.max_extra_steps is not None:
+            _at_least("max_extra_steps", self.max_extra_steps, 0)
+        if self.step_horizon is not None:
+            _at_least("step_horizon", self.step_horizon, 1)
+        if self.min_margin <= 0:
+            raise ConfigError(f"pairing min_margin is {self.min_margin!r}; give a number above 0, such as 0.01.")
+        for name in ("max_one_sided_share", "max_expert_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"pairing {name} is {getattr(self, name)!r}; give a share from 0 to 1.")
+        if not (self.use_own_success or self.use_expert):
+            raise ConfigError("pairing use_own_success and use_expert are both off, so no pair can have a chosen side.")
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise ConfigError(f"pairing {name} is {value!r}; give a whole number from {low}.")

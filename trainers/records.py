@@ -1,0 +1,271 @@
+"""What the stages after play hand to each other, and how it is written: one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+from icto_gym.dialogue import Message
+from icto_gym.errors import DataError
+from icto_gym.files import atomic_open
+from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Trajectory
+
+logger = logging.getLogger(__name__)
+
+Granularity = Literal["trajectory", "step"]
+GRANULARITIES: tuple[Granularity, ...] = ("trajectory", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge decided about one trajectory."""
+
+    trajectory_id: str
+    accepted: bool
+    """May be imitated: usable as the chosen side of a pair or as a demonstration."""
+    score: float
+    """Quality in [0, 1]; 0: nothing to learn from, not even as a failure."""
+    reason: str
+    """Why, in words; never empty."""
+    judge: str
+    """Who decided."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "trajectory_id", "reason", "judge")
+        if not isinstance(self.accepted, bool):
+            raise DataError(f"field accepted is {self.accepted!r:.80}, expected true or false")
+        _check_number("score", self.score)
+        if not 0.0 <= self.score <= 1.0:
+            raise DataError(f"field score is {self.score!r}, expected a number from 0 to 1")
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return _dump(asdict(self))
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Verdict:
+        """Check a decoded line and build the verdict."""
+        return cls(**_known_fields(cls, record))
+
+
+@dataclass(frozen=True, slots=True)
+class StepRewards:
+    """One reward per step of one trajectory, in units of score."""
+
+    trajectory_id: str
+    rewards: tuple[float, ...]
+    source: str
+    """Where they come from: ``"recorded"``, ``"return-to-go"``, ``"learned:increment"``, ..."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "trajectory_id", "source")
+        object.__setattr__(self, "rewards", _numbers("rewards", self.rewards))
+
+    def check(self, trajectory: Trajectory) -> StepRewards:
+        """Return self if it belongs to `trajectory` and has one reward per step.
+
+        Raises:
+            DataError: naming both ids or both lengths.
+        """
+        if self.trajectory_id != trajectory.trajectory_id:
+            raise DataError(f"step rewards of {self.trajectory_id!r} do not belong to {trajectory.trajectory_id!r}.")
+        if len(self.rewards) != len(trajectory.steps):
+            raise DataError(
+                f"{self.trajectory_id!r} has {len(trajectory.steps)} steps and {len(self.rewards)} step rewards "
+                f"({self.source}). Score the steps of this very trajectory again."
+            )
+        return self
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return _dump(asdict(self))
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> StepRewards:
+        """Check a decoded line and build the step rewards."""
+        return cls(**_known_fields(cls, record))
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two continuations of one conversation, of which one is preferred.
+
+    ``prompt`` ends with a user message and is not trained; ``chosen`` and ``rejected`` alternate from
+    an assistant message to an assistant message, the user messages between them being observations.
+    """
+
+    task_id: str
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    margin: float
+    """Score of the chosen episode minus score of the rejected one, > 0."""
+    granularity: Granularity
+    """``"trajectory"``: one contrast over all messages; ``"step"``: message t against message t."""
+    chosen_id: str
+    rejected_id: str
+    step_weights: tuple[float, ...] = ()
+    """For ``"step"``: the weight ``max(R_t, 0)`` of each pair of assistant messages."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "task_id", "chosen_id", "rejected_id")
+        for name in ("prompt", "chosen", "rejected"):
+            object.__setattr__(self, name, _messages(name, getattr(self, name)))
+        object.__setattr__(self, "step_weights", _numbers("step_weights", self.step_weights))
+        _check_number("margin", self.margin)
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        if self.granularity not in GRANULARITIES:
+            raise DataError(f"field granularity is {self.granularity!r}, expected one of {', '.join(GRANULARITIES)}")
+        if self.margin <= 0:
+            raise DataError(f"field margin is {self.margin!r}, expected a number above 0")
+        if not self.prompt or self.prompt[-1].role != "user":
+            raise DataError("field prompt does not end with a user message")
+        for name in ("chosen", "rejected"):
+            roles = [message.role for message in getattr(self, name)]
+            if not roles or len(roles) % 2 == 0 or roles != ["assistant", "user"] * (len(roles) // 2) + ["assistant"]:
+                raise DataError(f"field {name} has the roles {roles!r:.120}, expected assistant, user, ..., assistant")
+        if self.chosen == self.rejected:
+            raise DataError("chosen and rejected are the same text, so the pair teaches nothing")
+        if self.granularity == "step" and len(self.step_weights) != self.paired_steps:
+            raise DataError(
+                f"field step_weights has {len(self.step_weights)} entries, expected {self.paired_steps}, "
+                "one per pair of assistant messages"
+            )
+
+    @property
+    def paired_steps(self) -> int:
+        """How many assistant messages stand on both sides."""
+        return (min(len(self.chosen), len(self.rejected)) + 1) // 2
+
+    def to_json(self) -> str:
+        """One line of JSON; messages as ``{"role", "content"}``, the form of chat templates."""
+        record: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("prompt", "chosen", "rejected"):
+            record[name] = [message.as_dict() for message in record[name]]
+        return _dump(record)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> PreferencePair:
+        """Check a decoded line and build the pair."""
+        return cls(**_known_fields(cls, record, optional=("step_weights",)))
+
+
+class Record(Protocol):
+    """Anything that is written as one line of JSON and read back from it."""
+
+    def to_json(self) -> str: ...
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Any: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+def read_records(path: str | os.PathLike[str], cls: type[R]) -> list[R]:
+    """Read all records of one kind from a file of JSON lines.
+
+    A last line without its newline is torn (the writer died within it); it is skipped and reported.
+
+    Raises:
+        DataError: naming file, line and field of a line that is whole but wrong.
+        FileNotFoundError: there is no such file.
+    """
+    found: list[R] = []
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.endswith(b"\n"):
+                logger.warning("%s line %d is torn (%d bytes) and was skipped", path, number, len(line))
+                break
+            try:
+                found.append(_decode(line, cls))
+            except DataError as error:
+                raise DataError(f"{path} line {number}: {error}.") from error
+    return found
+
+
+def append_record(path: str | os.PathLike[str], item: Record) -> None:
+    """Add one record to a file, synced to disk before returning; a torn last line is set aside."""
+    # The store writes anything that has `to_json`; its care for torn lines and full disks is wanted here too.
+    TrajectoryStore(path).append(cast(Trajectory, item))
+
+
+def write_records(path: str | os.PathLike[str], items: Iterable[Record]) -> Path:
+    """Write a whole file of records; it appears under its name only when it is complete."""
+    with atomic_open(path) as handle:
+        for item in items:
+            handle.write(item.to_json() + "\n")
+    return Path(path)
+
+
+def _decode(line: bytes, cls: type[R]) -> R:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"not valid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise DataError(f"record is {type(record).__name__}, expected an object")
+    return cast(R, cls.from_dict(record))
+
+
+def _dump(record: dict[str, Any]) -> str:
+    """ASCII only, so that any text survives, lone surrogates too."""
+    return json.dumps(record, ensure_ascii=True, sort_keys=True, allow_nan=False)
+
+
+def _known_fields(cls: type, record: dict[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
+    known = [field.name for field in fields(cls)]
+    for name in record:
+        if name not in known:
+            raise DataError(f"field {name!s:.80} is unknown")
+    for name in known:
+        if name not in record and name not in optional:
+            raise DataError(f"field {name} is missing")
+    return record
+
+
+def _check_text(record: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if not isinstance(value, str) or not value:
+            raise DataError(f"field {name} is {value!r:.80}, expected a text that is not empty")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(f"field {name} is {value!r:.80}, expected a finite number")
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise DataError(f"field {name} is {values!r:.80}, expected a list of numbers")
+    for position, value in enumerate(values):
+        _check_number(f"{name}[{position}]", value)
+    return tuple(float(value) for value in values)
+
+
+def _messages(name: str, values: Any) -> tuple[Message, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise DataError(f"field {name} is {values!r:.80}, expected a list of messages")
+    return tuple(_message(f"{name}[{position}]", value) for position, value in enumerate(values))
+
+
+def _message(where: str, value: Any) -> Message:
+    if isinstance(value, dict):
+        if set(value) != {"role", "content"}:
+            raise DataError(f"field {where} has the keys {sorted(value)!r:.80}, expected role and content")
+        value = (value["role"], value["content"])
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(isinstance(part, str) for part in value):
+        raise DataError(f"field {where} is {value!r:.80}, expected a role and a text")
+    if value[0] not in ("user", "assistant", "system"):
+        raise DataError(f"field {where}.role is {value[0]!r:.80}, expected user or assistant")
+    return Message(*value)
