@@ -1,0 +1,17 @@
+"""The losses, each one page that reads like its formula. They take tensors and know nothing of models or episodes."""
+
+from trainers.losses.dpo import PreferenceLoss, dpo_loss, log_ratio_loss, step_dpo_loss
+from trainers.losses.logprobs import sum_logps, token_logps
+from trainers.losses.reward import reward_loss
+from trainers.losses.sft import sft_loss
+
+__all__ = [
+    "PreferenceLoss",
+    "dpo_loss",
+    "log_ratio_loss",
+    "reward_loss",
+    "sft_loss",
+    "step_dpo_loss",
+    "sum_logps",
+    "token_logps",
+]

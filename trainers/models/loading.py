@@ -1,0 +1,240 @@
+"""Loading and saving language models; the only file that imports peft and bitsandbytes.
+
+Weights are read from safetensors only and no code of a model's author is run, so a checkpoint from elsewhere is data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from icto_gym.errors import ConfigError, DataError, require
+from icto_gym.files import read_json
+from trainers.models import smollm2, tiny
+from trainers.models.config import LoRAConfig, ModelConfig
+
+CHECKPOINT_FILE = "checkpoint.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+FULL_FILE = "model.safetensors"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to act or to be trained, with what it needs."""
+
+    model: Any
+    """A Transformers causal language model, or peft's wrapper around one."""
+    tokenizer: Any
+    config: ModelConfig
+    """Name and settings of the frozen or full weights; ``lora`` says what is trained."""
+
+
+def load_model(source: ModelConfig | str | os.PathLike[str], *, trainable: bool = False) -> LoadedModel:
+    """Load a model by name, configuration or checkpoint folder.
+
+    Args:
+        source: a name (see `ModelConfig.name`), a `ModelConfig`, or a checkpoint folder that training wrote.
+        trainable: attach the adapter for training (a fresh one, or the checkpoint's, which goes on learning). Without
+            it the adapter is merged into the weights, which makes generation faster, and gradients are off.
+
+    Raises:
+        ConfigError: if the model is unknown or its settings do not fit together.
+        DataError: if the checkpoint folder is not complete.
+        DependencyNotInstalled: if a package is missing, naming the command that installs it.
+    """
+    config = source if isinstance(source, ModelConfig) else ModelConfig(name=os.fspath(source))
+    if (Path(config.name) / CHECKPOINT_FILE).exists():
+        return _load_checkpoint(Path(config.name), config, asked=isinstance(source, ModelConfig), trainable=trainable)
+    model, tokenizer = _load_base(config)
+    if trainable:
+        return LoadedModel(_prepare_training(model, config), tokenizer, config)
+    return LoadedModel(_freeze(model), tokenizer, config)
+
+
+def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read and check ``checkpoint.json`` of a checkpoint folder."""
+    path = Path(folder) / CHECKPOINT_FILE
+    if not path.exists():
+        raise DataError(f"{folder}: not a complete checkpoint, {CHECKPOINT_FILE} is missing.")
+    record = read_json(path)
+    if record.get("format_version") != FORMAT_VERSION or record.get("kind") not in ("adapter", "full", "reward"):
+        raise DataError(
+            f"{path}: format_version {record.get('format_version')!r} and kind {record.get('kind')!r} are not known; "
+            f"this version reads format_version {FORMAT_VERSION}, kinds 'adapter', 'full' and 'reward'."
+        )
+    return record
+
+
+def save_weights(model: Any, tokenizer: Any, folder: Path) -> str:
+    """Write a model into an existing folder as safetensors: its adapter if it has one, else all weights.
+
+    Returns:
+        The kind for ``checkpoint.json``: ``"adapter"`` or ``"full"``.
+    """
+    if is_adapted(model):
+        model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+        return "adapter"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return "full"
+
+
+def is_adapted(model: Any) -> bool:
+    """True for peft's wrapper around a model."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def causal_lm(model: Any) -> Any:
+    """The Transformers model itself, adapter layers (if any) in place."""
+    return model.get_base_model() if is_adapted(model) else model
+
+
+@contextmanager
+def merged_for_generation(model: Any) -> Iterator[Any]:
+    """Fold the adapter into the weights while the block runs, then put the very same weights back.
+
+    Subtracting the adapter again, as peft's own unmerge does, would leave rounding errors in weights that must not
+    change.
+    """
+    layers = _adapter_layers(model) if is_adapted(model) else []
+    kept = [layer.get_base_layer().weight.data for layer in layers]
+    training = model.training
+    try:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight.clone()
+            layer.merge()
+        model.eval()
+        yield model
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
+        model.train(training)
+
+
+def _adapter_layers(model: Any) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    plain = all(layer.get_base_layer().weight.is_floating_point() for layer in layers)
+    return layers if plain else []  # quantised weights stay as they are: folding would round them
+
+
+def _load_base(config: ModelConfig) -> tuple[Any, Any]:
+    import torch
+
+    transformers = require("transformers", extra="train")
+    folder = _weights_folder(config.name)
+    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "attn_implementation": "sdpa"}
+    if config.quantization:
+        options["quantization_config"] = _quantization(config)
+    try:
+        with smollm2.without_bars():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+    except OSError as error:
+        raise ConfigError(
+            f"The model {config.name!r} could not be loaded ({str(error).splitlines()[0]}). Built in: "
+            f"{smollm2.NAME!r}, {tiny.NAME!r}; else give a folder or a name of the Hugging Face hub."
+        ) from error
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"The tokenizer of {config.name!r} has no chat template. Use an instruction-tuned model.")
+    if torch.cuda.is_available() and not config.quantization:
+        model.to("cuda")
+    return model, tokenizer
+
+
+def _weights_folder(name: str) -> str:
+    if name == smollm2.NAME:
+        return str(smollm2.smollm2_folder())
+    if name.partition(":")[0] == tiny.NAME:
+        return str(tiny.tiny_folder(name))
+    return name
+
+
+def _quantization(config: ModelConfig) -> Any:
+    import torch
+
+    require("bitsandbytes", extra="quantization")
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+    )
+
+
+def _prepare_training(model: Any, config: ModelConfig) -> Any:
+    if config.lora is None:
+        if config.quantization:
+            raise ConfigError(f"Weights quantised to {config.quantization!r} cannot be trained; set model.lora.")
+        return model
+    import torch
+
+    peft = require("peft", extra="peft")
+    if config.quantization:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return peft.get_peft_model(model, _lora(peft, config.lora))
+
+
+def _lora(peft: Any, lora: LoRAConfig) -> Any:
+    modules = lora.target_modules
+    return peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _load_checkpoint(folder: Path, config: ModelConfig, *, asked: bool, trainable: bool) -> LoadedModel:
+    """``asked``: the settings in ``config`` are the caller's wish, not defaults."""
+    record = read_checkpoint(folder)
+    saved = ModelConfig.from_dict(record["model"])
+    if record["kind"] == "adapter":
+        return _load_adapter(folder, saved, trainable=trainable)
+    if record["kind"] == "reward":
+        raise ConfigError(f"{folder} holds a reward model, which does not write text. Load it with RewardModel.load.")
+    _expect_file(folder, FULL_FILE)
+    settings = replace(config if asked else saved, name=str(folder))
+    model, tokenizer = _load_base(settings)
+    return LoadedModel(_prepare_training(model, settings) if trainable else _freeze(model), tokenizer, settings)
+
+
+def _load_adapter(folder: Path, config: ModelConfig, *, trainable: bool) -> LoadedModel:
+    peft = require("peft", extra="peft")
+    _expect_file(folder, ADAPTER_FILE)
+    model, tokenizer = _load_base(config)
+    if trainable and config.quantization:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    if not trainable:
+        model = _freeze(model if config.quantization else model.merge_and_unload())
+    return LoadedModel(model, tokenizer, config)
+
+
+def _expect_file(folder: Path, name: str) -> None:
+    if not (folder / name).exists() and not (folder / f"{name}.index.json").exists():
+        raise DataError(f"{folder}: {name} is missing, so the checkpoint cannot be loaded. Train it again.")
+
+
+def _freeze(model: Any) -> Any:
+    return model.eval().requires_grad_(False)
+
+
+def checkpoint_record(kind: str, config: ModelConfig, **facts: Any) -> Mapping[str, Any]:
+    """The content of ``checkpoint.json``."""
+    return {"format_version": FORMAT_VERSION, "kind": kind, "model": config.to_dict(), **facts}
