@@ -1,0 +1,1 @@
+"""Training: from trajectories or pairs to a checkpoint."""

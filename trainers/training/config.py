@@ -1,0 +1,124 @@
+"""Settings of the three trainings (importable without torch)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from icto_gym.errors import ConfigError, check_name
+
+SCHEDULES = ("cosine", "constant")
+OBJECTIVES = ("trajectory", "step", "mixed", "log_ratio")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """What every training has: data order, AdamW, schedule, memory, saving and probing."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate; with LoRA about ten times that of full fine-tuning."""
+    epochs: float = 1.0
+    """Passes over the data; 0.5 stops after half of it."""
+    batch_size: int = 4
+    """Trajectories or pairs per optimiser step."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up: falls to 0 on half a cosine, or stays."""
+    warmup_ratio: float = 0.03
+    """Share of the optimiser steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this are scaled down to it; 0 leaves them alone."""
+    max_length: int = 4096
+    """Conversations longer than this many tokens are cut on the right; how many were is reported."""
+    packing: bool = True
+    """Encode what conversations of a batch share (prompts above all) only once. Off: one padded row each."""
+    micro_batch_tokens: int = 2048
+    """Tokens that go through the model at once; a batch with more is split and its gradients are added up."""
+    activation_checkpointing: bool = False
+    """Compute activations twice and keep few: about half the memory for a third more time."""
+    save_every: int = 20
+    """Optimiser steps between savings of the state from which a killed training resumes."""
+    probe_every: int = 0
+    """Optimiser steps between probes (such as success on dev); 0: only at the end."""
+    probe_metric: str = "success_rate"
+    """The probe's number that decides which weights are kept: the highest, of equals the latest."""
+    probe_at_start: bool = False
+    """Probe before the first step too, so that a training that only harms returns its start."""
+    seed: int = 0
+    """Draws order and dropout."""
+
+    def __post_init__(self) -> None:
+        check_name(self.schedule, SCHEDULES, "schedule")
+        for name in ("learning_rate", "epochs", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        for name in ("weight_decay", "max_grad_norm", "probe_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")
+        if not 0.0 <= self.warmup_ratio < 1.0:
+            raise ConfigError(f"warmup_ratio is {self.warmup_ratio!r}; it must be in [0, 1).")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, for checkpoints."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SFTConfig(OptimizerConfig):
+    """Train a policy to write what demonstrations show."""
+
+    epochs: float = 2.0
+    """Passes over the demonstrations."""
+    train_acknowledgement: bool = False
+    """Also train the literal OK that answers the instruction, as the ETO line of work does."""
+
+
+@dataclass(frozen=True)
+class DPOConfig(OptimizerConfig):
+    """Train a policy on preference pairs."""
+
+    learning_rate: float = 2e-5
+    """Peak learning rate; 5e-6 to 5e-5 with LoRA. Higher ones are known to collapse."""
+    batch_size: int = 8
+    """Pairs per optimiser step."""
+    objective: Literal["trajectory", "step", "mixed", "log_ratio"] = "trajectory"
+    """One contrast per pair over all its steps, one per pair of steps, both, or ICTO's Eq. 3 to the letter."""
+    beta: float = 0.1
+    """Strength of the pull towards the reference policy; 0.05 to 0.5 is usual."""
+    step_share: float = 0.5
+    """Weight of the step-level loss in objective ``mixed``."""
+    sft_weight: float = 0.1
+    """Weight of the negative log-likelihood of the chosen side (mean per token); keeps its probability from falling."""
+    chosen_penalty: float = 0.0
+    """Penalty, in units of log-ratio, where the chosen side falls below the reference (DPO-positive's lambda)."""
+    diagnostic_pairs: int = 32
+    """How many pairs are measured before and after training; 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name(self.objective, OBJECTIVES, "objective")
+        if not self.beta > 0:
+            raise ConfigError(f"beta is {self.beta!r}; it must be above 0.")
+        for name in ("sft_weight", "chosen_penalty", "diagnostic_pairs"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")
+        if not 0.0 <= self.step_share <= 1.0:
+            raise ConfigError(f"step_share is {self.step_share!r}; it must be in [0, 1].")
+
+
+@dataclass(frozen=True)
+class RewardConfig(OptimizerConfig):
+    """Train a reward model on one target per step."""
+
+    learning_rate: float = 3e-4
+    """Peak learning rate."""
+    epochs: float = 2.0
+    """Passes over the trajectories."""
+    holdout: float = 0.1
+    """Share of the trajectories that is not trained on and measures the error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.holdout < 1.0:
+            raise ConfigError(f"holdout is {self.holdout!r}; it must be in [0, 1).")
