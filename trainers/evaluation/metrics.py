@@ -67,14 +67,13 @@ def invalid_action_share(trajectory: Trajectory) -> float | None:
 def optimal_action_rate(trajectory: Trajectory, optimal: Optimal | None = None) -> float | None:
     """Share of actions that begin a shortest continuation to success (Eq. 7); None where unknown.
 
-    Taken from ``optimal`` or, without it, from the trajectory's ``extra["optimal_actions"]`` (one
-    true, false or null per step) or ``extra["optimal_action_rate"]``.
+    Taken from ``optimal`` or, without it, from the trajectory's ``extra["optimal"]``: one true, false or
+    null per step, as a rollout records it where it is asked to.
     """
     extra = trajectory.extra or {}
-    marks = optimal.get(trajectory.trajectory_id) if optimal is not None else extra.get("optimal_actions")
+    marks = optimal.get(trajectory.trajectory_id) if optimal is not None else extra.get("optimal")
     if marks is None:
-        rate = extra.get("optimal_action_rate") if optimal is None else None
-        return None if isinstance(rate, bool) or not isinstance(rate, (int, float)) else float(rate)
+        return None
     if len(marks) != len(trajectory.steps):
         raise DataError(
             f"{trajectory.trajectory_id!r} has {len(trajectory.steps)} steps and {len(marks)} marks of optimal actions."

@@ -27,6 +27,7 @@ class PairingResult:
     """Tasks: ``tasks``, ``tasks paired``, ``ties``, ``without a success``, ``without a failure``,
     ``without a usable contrast`` (they add up). Episodes: ``broken``, ``not to be chosen``,
     ``not to be rejected``. Contrasts: ``identical``, ``different start``, ``nothing trainable``,
+    ``random steps on the chosen side``, ``a random step decides``, ``the expert's steps on the rejected side``,
     ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``, ``repeated``,
     ``one-sided``, ``too often the expert``, ``rewards as recorded``."""
     balance: Balance | None = None
@@ -194,7 +195,7 @@ class _Builder:
             if not self._gap(good, bad):
                 continue
             try:
-                options.append(contrast(good, bad))
+                options.append(contrast(good, bad, train_random_steps=self.config.train_random_steps))
             except Unpaired as reason:
                 self.counts[str(reason)] += 1
         return options

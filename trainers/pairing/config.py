@@ -39,6 +39,10 @@ class PairingConfig:
     max_extra_steps: int | None = 5
     """The rejected side keeps at most this many steps more than the chosen side, so that a long loop
     is not most of what is trained (ETO's cut: ten messages). None: no cut."""
+    train_random_steps: bool = False
+    """Train on commands that exploration drew at random in the policy's place. Off: an episode with one
+    in its trained part is not chosen, and as rejected side it ends before the first one, since its
+    canned thought would be what is learned."""
     step_horizon: int | None = None
     """For step pairs: how many steps from the first difference on are paired; 1 is the deciding step
     alone. None: as far as both sides go."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainers.pairing.trajectory import Contrast, Unpaired
+from trainers.pairing.trajectory import Contrast
 from trainers.records import PreferencePair
 
 _ROUNDING = 1e-9
@@ -47,14 +47,11 @@ def step_pair(
         failure: step rewards of the whole rejected episode.
         horizon: pair at most this many steps; None: as far as both sides go.
     """
-    paired = min(len(found.chosen.steps), len(found.rejected.steps)) - found.start
-    paired = paired if horizon is None else min(paired, horizon)
+    paired = min(found.chosen_steps, found.rejected_steps, *([] if horizon is None else [horizon]))
     lead = cumulative_contrast(success, failure)[found.start : found.start + paired]
     weights = weights_from_contrast(lead)
     steps = max(t for t, weight in enumerate(weights) if weight) + 1
-    chosen, rejected = found.remainder(found.chosen, steps), found.remainder(found.rejected, steps)
-    if chosen == rejected:
-        raise Unpaired("identical")
+    chosen, rejected = found.sides(steps, steps)
     return PreferencePair(
         task_id=found.chosen.task_id,
         prompt=found.prompt(),

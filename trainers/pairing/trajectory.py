@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from icto_gym.dialogue import Message, trajectory_messages
 from icto_gym.trajectory import Trajectory
@@ -46,6 +46,8 @@ class Contrast(NamedTuple):
     rejected: Trajectory
     start: int
     """t*: the number of leading steps that are prompt."""
+    rejected_end: int
+    """The rejected side is trained up to (not including) this step."""
 
     @property
     def margin(self) -> float:
@@ -56,24 +58,60 @@ class Contrast(NamedTuple):
         """The conversation up to t*, as the chosen side had it (thoughts may differ before t*)."""
         return tuple(trajectory_messages(self.chosen)[: _OPENING + 2 * self.start])
 
-    def remainder(self, trajectory: Trajectory, steps: int | None = None) -> tuple[Message, ...]:
-        """From the response at t* to the last response, or to the ``steps``-th one."""
-        messages = trajectory_messages(trajectory)[_OPENING + 2 * self.start :]
-        return tuple(messages if steps is None else messages[: max(0, 2 * steps - 1)])
+    @property
+    def chosen_steps(self) -> int:
+        """Steps of the chosen side from t* on."""
+        return len(self.chosen.steps) - self.start
+
+    @property
+    def rejected_steps(self) -> int:
+        """Steps of the rejected side from t* on that may be trained."""
+        return self.rejected_end - self.start
+
+    def sides(self, chosen_steps: int, rejected_steps: int) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """Both remainders, from the response at t* on, so many steps of each.
+
+        Raises:
+            Unpaired: they read the same.
+        """
+        chosen = self._remainder(self.chosen, chosen_steps)
+        rejected = self._remainder(self.rejected, rejected_steps)
+        if chosen == rejected:
+            raise Unpaired("identical")
+        return chosen, rejected
+
+    def _remainder(self, trajectory: Trajectory, steps: int) -> tuple[Message, ...]:
+        first = _OPENING + 2 * self.start
+        return tuple(trajectory_messages(trajectory)[first : first + 2 * steps - 1])
 
 
-def contrast(chosen: Trajectory, rejected: Trajectory) -> Contrast:
+def contrast(chosen: Trajectory, rejected: Trajectory, *, train_random_steps: bool = False) -> Contrast:
     """Find where two episodes part.
+
+    Steps that the policy did not choose itself (a prefix the expert played, commands drawn at random by
+    exploration) stand in the trajectory's ``extra`` as ``prefix_steps`` and ``random_steps``. The
+    expert's are never rejected; random ones are trained only if asked for.
 
     Raises:
         Unpaired: they are the same, start differently, or leave nothing to train on.
     """
-    found = Contrast(chosen, rejected, divergence(chosen, rejected))
-    if any(not step.response.strip() for step in chosen.steps[found.start :]):
-        raise Unpaired("nothing trainable")  # an empty reply cannot be something to imitate
-    if found.remainder(chosen) == found.remainder(rejected):
-        raise Unpaired("identical")
-    return found
+    start = divergence(chosen, rejected)
+    if start < _extra(rejected, "prefix_steps", 0):
+        raise Unpaired("the expert's steps on the rejected side")
+    end = len(rejected.steps)
+    if not train_random_steps:
+        if any(t >= start for t in _extra(chosen, "random_steps", ())):
+            raise Unpaired("random steps on the chosen side")
+        end = min([end, *(t for t in _extra(rejected, "random_steps", ()) if t >= start)])
+        if end == start:
+            raise Unpaired("a random step decides")
+    if any(not step.response.strip() for step in chosen.steps[start:]):
+        raise Unpaired("nothing trainable")  # an empty response is nothing to imitate
+    return Contrast(chosen, rejected, start, end)
+
+
+def _extra(trajectory: Trajectory, name: str, default: Any) -> Any:
+    return (trajectory.extra or {}).get(name, default)
 
 
 def trajectory_pair(found: Contrast, max_extra_steps: int | None = None) -> PreferencePair:
@@ -83,10 +121,8 @@ def trajectory_pair(found: Contrast, max_extra_steps: int | None = None) -> Pref
         found: the two episodes and t*.
         max_extra_steps: the rejected side keeps at most this many steps more than the chosen one.
     """
-    limit = None if max_extra_steps is None else len(found.chosen.steps) - found.start + max_extra_steps
-    chosen, rejected = found.remainder(found.chosen), found.remainder(found.rejected, limit)
-    if chosen == rejected:
-        raise Unpaired("identical")
+    limit = found.rejected_steps if max_extra_steps is None else found.chosen_steps + max_extra_steps
+    chosen, rejected = found.sides(found.chosen_steps, min(found.rejected_steps, limit))
     return PreferencePair(
         task_id=found.chosen.task_id,
         prompt=found.prompt(),

@@ -52,14 +52,19 @@ def test_reward_is_discounted_from_the_first_step():
 
 
 def test_optimal_actions_come_from_the_record_or_from_the_caller_and_are_not_guessed():
-    marked = play("a", [0.0, 1.0], extra={"optimal_actions": [True, False]})
-    partly = play("b", [0.0, 1.0], extra={"optimal_actions": [None, True]})
+    marked = play("a", [0.0, 1.0], extra={"optimal": [True, False]})
+    partly = play("b", [0.0, 1.0], extra={"optimal": [None, True]})
     plain = play("c", [1.0])
     assert summarize([marked, partly, plain])["optimal_action_rate"] == pytest.approx((0.75, 0.5, 1.0, 2))
     given_marks = {"c@p#0": [False]}
     assert summarize([marked, plain], given_marks)["optimal_action_rate"].value == 0.0
     with pytest.raises(DataError, match="1 steps and 2 marks"):
         summarize([plain], {"c@p#0": [True, True]})
+
+
+def test_tokens_read_and_written_are_summed_where_they_were_counted():
+    counted = play("a", [1.0], extra={"prompt_tokens": 100, "response_tokens": 20})
+    assert summarize([counted, play("b", [1.0])])["tokens_per_episode"] == (120.0, 120.0, 120.0, 1)
 
 
 def test_an_episode_in_circles_counts_as_a_loop():

@@ -129,6 +129,23 @@ def test_the_last_lead_is_the_difference_of_the_returns(success, failure):
     assert not lead or lead[-1] == pytest.approx(sum(success) - sum(failure), abs=1e-9)
 
 
+def test_an_expert_prefix_is_never_rejected():
+    branched = replace(LOST, extra={"prefix_steps": 2})
+    with pytest.raises(Unpaired, match="expert's steps"):
+        contrast(WON, branched)
+    assert contrast(WON, replace(LOST, extra={"prefix_steps": 1})).start == 1
+
+
+def test_commands_drawn_at_random_are_not_trained_unless_asked_for():
+    lucky = replace(WON, extra={"random_steps": [1]})
+    with pytest.raises(Unpaired, match="random steps on the chosen side"):
+        contrast(lucky, LOST)
+    with pytest.raises(Unpaired, match="a random step decides"):
+        contrast(WON, replace(LOST, extra={"random_steps": [1]}))
+    assert len(trajectory_pair(contrast(WON, replace(LOST, extra={"random_steps": [0, 2]}))).rejected) == 1
+    assert contrast(lucky, LOST, train_random_steps=True).rejected_steps == 3
+
+
 # ---- who is set against whom
 
 
