@@ -1,0 +1,166 @@
+"""Token by token: which token comes next, and when a response is complete.
+
+Each row draws from its own generator, seeded by its turn, and reads only its own logits. So a response
+does not depend on what else is in the batch, as far as floating point allows: a matrix product over more
+rows may round its last digit differently, which matters only where two tokens are equally likely to 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from icto_gym.wrappers import parse_response
+
+
+class Request(NamedTuple):
+    """A prompt to continue."""
+
+    episode: str
+    prompt: list[int]
+    """Token ids, generation prompt included."""
+    temperature: float
+    """0: the likeliest token, always."""
+    seed: int
+
+
+class Engine(Protocol):
+    """Computes next-token logits for a batch of rows, of which some end before others."""
+
+    def begin(self, requests: Sequence[Request]) -> Tensor:
+        """Read the prompts; logits of the token that follows each, shape (rows, vocabulary)."""
+        ...
+
+    def advance(self, kept: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """Append one token to each row that goes on; ``kept`` counts those among the rows of the last call."""
+        ...
+
+    def end(self) -> None:
+        """The batch is complete."""
+        ...
+
+
+class Words:
+    """What a tokenizer's tokens mean for ending a response."""
+
+    def __init__(self, tokenizer: Any, end_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self.end_ids = frozenset(end_ids)
+        self._breaks: dict[int, bool] = {}
+
+    def has_line_break(self, token: int) -> bool:
+        """True where the token's text holds a line break."""
+        if token not in self._breaks:
+            self._breaks[token] = "\n" in self._tokenizer.decode([token])
+        return self._breaks[token]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a response."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def action_is_complete(self, ids: Sequence[int]) -> bool:
+        """The response holds an ``Action:`` line that has ended; nothing after it would count."""
+        if not ids or not self.has_line_break(ids[-1]):
+            return False
+        ended_lines = self.text(ids).rpartition("\n")[0]
+        return parse_response(ended_lines).problem == ""
+
+
+class Reply:
+    """A response being written."""
+
+    def __init__(self, request: Request, words: Words, max_new_tokens: int) -> None:
+        self.ids: list[int] = []
+        self.written = 0
+        """Tokens generated, the end-of-turn token included."""
+        self.temperature = request.temperature
+        self._words, self._limit = words, max_new_tokens
+        self._draws: list[float] = []
+        if request.temperature > 0:
+            generator = torch.Generator().manual_seed(request.seed)
+            self._draws = torch.rand(max_new_tokens, generator=generator, dtype=torch.float64).tolist()
+
+    def draw(self) -> float:
+        """The number in [0, 1) that decides the next token."""
+        return self._draws[self.written]
+
+    def take(self, token: int) -> bool:
+        """Append a token; False where the response is complete."""
+        self.written += 1
+        if token in self._words.end_ids:
+            return False
+        self.ids.append(token)
+        return self.written < self._limit and not self._words.action_is_complete(self.ids)
+
+
+def choose_tokens(logits: Tensor, replies: Sequence[Reply]) -> list[int]:
+    """The next token of each row; logits of shape (rows, vocabulary)."""
+    tokens: list[int] = logits.argmax(dim=-1).tolist()
+    for row, reply in enumerate(replies):
+        if reply.temperature > 0:
+            tokens[row] = _sample(logits[row], reply.temperature, reply.draw())
+    return tokens
+
+
+def _sample(logits: Tensor, temperature: float, draw: float) -> int:
+    """Inverse of the cumulative distribution at ``draw``, in double precision."""
+    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+    target = torch.tensor(draw * float(cumulative[-1]), dtype=cumulative.dtype, device=cumulative.device)
+    return min(int(torch.searchsorted(cumulative, target, right=True)), len(cumulative) - 1)
+
+
+def generate(engine: Engine, requests: Sequence[Request], words: Words, max_new_tokens: int) -> list[Reply]:
+    """Continue every prompt to the end of its response; rows that are complete leave the batch."""
+    replies = [Reply(request, words, max_new_tokens) for request in requests]
+    try:
+        logits = engine.begin(requests)
+        active = replies
+        while True:
+            tokens = choose_tokens(logits, active)
+            kept = [row for row, (reply, token) in enumerate(zip(active, tokens, strict=True)) if reply.take(token)]
+            if not kept:
+                return replies
+            active = [active[row] for row in kept]
+            logits = engine.advance(kept, [tokens[row] for row in kept])
+    finally:
+        engine.end()
+
+
+class ReencodingEngine:
+    """Reads every prompt from its beginning: nothing is kept between turns. Rows are padded on the left."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache: Any = None
+
+    def begin(self, requests: Sequence[Request]) -> Tensor:
+        from transformers import DynamicCache
+
+        longest = max(len(request.prompt) for request in requests)
+        rows = [[0] * (longest - len(request.prompt)) + request.prompt for request in requests]
+        mask = [[0] * (longest - len(request.prompt)) + [1] * len(request.prompt) for request in requests]
+        self._mask = torch.tensor(mask, device=self._model.device)
+        self._cache = DynamicCache(config=self._model.config)
+        return self._forward(torch.tensor(rows, device=self._model.device))
+
+    def advance(self, kept: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        if len(kept) < len(self._mask):
+            rows = torch.tensor(kept, device=self._model.device)
+            self._mask = self._mask[rows]
+            self._cache.batch_select_indices(rows)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), 1)], dim=1)
+        return self._forward(torch.tensor(tokens, device=self._model.device)[:, None])
+
+    def end(self) -> None:
+        self._cache = None
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self._model(
+            input_ids=ids, attention_mask=self._mask, position_ids=positions,
+            past_key_values=self._cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        return output.logits[:, -1].float()

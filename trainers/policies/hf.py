@@ -1,0 +1,160 @@
+"""A local language model as a policy: batched generation over many episodes at once."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icto_gym.dialogue import OMITTED, Message
+from icto_gym.errors import ConfigError, check_name
+from trainers.models.loading import causal_lm, load_model
+from trainers.policies.base import Turn, Usage
+from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
+from trainers.tokenization import encode_prompt, end_of_turn_ids
+
+logger = logging.getLogger(__name__)
+
+
+class HFPolicy:
+    """A causal language model with a chat template, and an adapter if it has one.
+
+    A response ends at the end of the turn, after ``max_new_tokens``, or once an ``Action:`` line is
+    complete. `act` gives equal responses for equal turns, whatever stands beside them in the batch.
+
+    A conversation too long for the model loses its oldest observations (never the task or what is seen
+    now), four at a time, until the response fits; if it still does not fit, the response is ``""``, which
+    the environment answers as it answers anything it does not understand. Both are logged once per episode.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str = "hf",
+        max_new_tokens: int = 96,
+        batch_size: int = 32,
+        max_context: int | None = None,
+    ) -> None:
+        """Args:
+        model: a Transformers causal language model, or peft's wrapper around one.
+        tokenizer: its tokenizer, with a chat template.
+        name: who acts, for the record.
+        max_new_tokens: longest response, in tokens.
+        batch_size: conversations computed together.
+        max_context: longest conversation with its response, in tokens; default: what the model was made for.
+        """
+        if max_new_tokens < 1 or batch_size < 1:
+            raise ConfigError(
+                f"max_new_tokens and batch_size count from 1; got max_new_tokens={max_new_tokens}, "
+                f"batch_size={batch_size}."
+            )
+        self.name = name
+        self.model, self.tokenizer = causal_lm(model), tokenizer
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.max_context = max_context or getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        self.last_usage: list[Usage] = []
+        self._words = Words(tokenizer, end_of_turn_ids(tokenizer))
+        self._engine: Engine = ReencodingEngine(self.model)
+        self._warned: set[str] = set()
+
+    @classmethod
+    def load(cls, source: str, *, name: str | None = None, **options: Any) -> HFPolicy:
+        """Load a model by name or from a checkpoint folder.
+
+        Args:
+            source: what `trainers.models.loading.load_model` takes.
+            name: who acts; default: the model's name, or the checkpoint folder's.
+            options: those of the constructor.
+        """
+        for option in options:
+            check_name(option, list(inspect.signature(cls).parameters)[3:], "option of policy 'hf'")
+        loaded = load_model(source)
+        return cls(loaded.model, loaded.tokenizer, name=name or _name_of(source), **options)
+
+    def act(self, turns: Sequence[Turn]) -> list[str]:
+        """One response per turn, in order; `last_usage` holds their token counts."""
+        prompts = [self._prompt(turn) for turn in turns]
+        requests = [
+            Request(turn.episode, prompt, turn.temperature, turn.seed)
+            for turn, prompt in zip(turns, prompts, strict=True)
+            if prompt is not None
+        ]
+        replies: list[Reply] = []
+        with _for_generation(self.model):
+            for start in range(0, len(requests), self.batch_size):
+                batch = requests[start : start + self.batch_size]
+                replies += generate(self._engine, batch, self._words, self.max_new_tokens)
+        written = iter(replies)
+        answers = [None if prompt is None else next(written) for prompt in prompts]
+        self.last_usage = [
+            Usage(len(prompt or ()), reply.written if reply else 0)
+            for prompt, reply in zip(prompts, answers, strict=True)
+        ]
+        return ["" if reply is None else self._words.text(reply.ids).strip() for reply in answers]
+
+    def forget(self, episode: str) -> None:
+        """The episode has ended."""
+        self._warned.discard(episode)
+
+    def _prompt(self, turn: Turn) -> list[int] | None:
+        """The token ids of a turn, shortened where they must be; None where nothing helps."""
+        room = self.max_context - self.max_new_tokens
+        for omitted, messages in shortened(turn.messages):
+            prompt = encode_prompt(self.tokenizer, messages)
+            if len(prompt) <= room:
+                if omitted:
+                    self._warn(turn, f"its {omitted} oldest observations are left out")
+                return prompt
+        self._warn(turn, "it is answered with an empty response")
+        return None
+
+    def _warn(self, turn: Turn, outcome: str) -> None:
+        if turn.episode not in self._warned:
+            self._warned.add(turn.episode)
+            logger.warning(
+                "%s: the conversation does not fit %d tokens with a response of %d; %s",
+                turn.episode or turn.info.get("task_id", "?"), self.max_context, self.max_new_tokens, outcome,
+            )  # fmt: skip
+
+
+def shortened(messages: Sequence[Message]) -> Iterator[tuple[int, Sequence[Message]]]:
+    """The conversation whole, then with its 4, 8, ... oldest observations left out, as (how many, messages).
+
+    Four at a time, so that the beginning of the conversation, which may be kept encoded, seldom changes.
+    """
+    yield 0, messages
+    places = [
+        number
+        for number, message in enumerate(messages[:-1])
+        if message.role == "user" and message.content.startswith("Observation:") and message.content != OMITTED
+    ]
+    for count in range(4, len(places) + 4, 4):
+        left_out = set(places[:count])
+        yield (
+            len(left_out),
+            [Message("user", OMITTED) if number in left_out else message for number, message in enumerate(messages)],
+        )
+
+
+@contextmanager
+def _for_generation(model: Any) -> Iterator[None]:
+    """No gradients, no dropout; what was before comes back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def _name_of(source: str) -> str:
+    path = Path(source)
+    return path.parent.name if path.name == "checkpoint" and path.parent.name else path.name
