@@ -14,7 +14,7 @@ from trainers.feedback.base import Judge, StepRewarder
 from trainers.feedback.learned import LearnedStepRewards
 from trainers.feedback.llm_judge import EndpointJudge, EndpointJudgeConfig
 from trainers.feedback.outcome import RuleConfig, RuleJudge
-from trainers.feedback.recorded import TARGETS, RecordedStepRewards
+from trainers.feedback.recorded import TARGETS, RecordedStepRewards, ReturnToGo
 
 STEP_REWARD_SOURCES = ("recorded", "learned")
 
@@ -91,6 +91,12 @@ def make_step_rewarder(config: StepRewardConfig | str | None = None, model: Path
             raise ConfigError("step_rewards source is 'learned', but no reward model was given; train one first.")
         return LearnedStepRewards.load(model, literal=config.targets == "recorded")
     return _by_path(config.source, "score_steps", "score_steps(trajectory) -> StepRewards")
+
+
+def make_reward_targets(config: StepRewardConfig | None = None) -> StepRewarder:
+    """What a reward model is fitted to, as a step rewarder: return-to-go, or the raw step rewards."""
+    config = config or StepRewardConfig()
+    return RecordedStepRewards() if config.targets == "recorded" else ReturnToGo(config.gamma)
 
 
 def _endpoint_judge(model: str, config: EndpointJudgeConfig, options: dict[str, Any]) -> EndpointJudge:

@@ -21,6 +21,19 @@ class RecordedStepRewards:
         return StepRewards(trajectory.trajectory_id, recorded(trajectory), self.name)
 
 
+class ReturnToGo:
+    """Gives each step the discounted outcome of going on from it: what a reward model is fitted to."""
+
+    def __init__(self, gamma: float = 1.0) -> None:
+        self.gamma = gamma
+        self.name = "return_to_go"
+
+    def score_steps(self, trajectory: Trajectory) -> StepRewards:
+        """G_t for every step t."""
+        values = return_to_go(recorded(trajectory), self.gamma)
+        return StepRewards(trajectory.trajectory_id, tuple(values), self.name)
+
+
 def recorded(trajectory: Trajectory) -> tuple[float, ...]:
     """The rewards of the steps as the environment gave them."""
     return tuple(float(step.reward) for step in trajectory.steps)

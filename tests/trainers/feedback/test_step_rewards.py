@@ -13,6 +13,7 @@ from trainers.feedback import (
     RuleConfig,
     StepRewardConfig,
     make_judge,
+    make_reward_targets,
     make_step_rewarder,
     return_to_go,
     reward_targets,
@@ -53,6 +54,13 @@ def test_targets_leave_out_broken_episodes():
     assert reward_targets(episodes, "recorded") == {"t@p#0": [0.0, 1.0]}
     with pytest.raises(ConfigError, match="Did you mean 'return_to_go'"):
         reward_targets(episodes, "return-to-go")
+
+
+def test_targets_can_be_written_as_step_rewards():
+    config = StepRewardConfig(source="learned", gamma=0.5)
+    assert make_reward_targets(config).score_steps(play([0.0, 1.0])).rewards == (0.5, 1.0)
+    literal = StepRewardConfig(source="learned", targets="recorded")
+    assert make_reward_targets(literal).score_steps(play([0.0, 1.0])).rewards == (0.0, 1.0)
 
 
 def test_increments_sum_up_to_the_values_so_that_eq_2_contrasts_the_values():
