@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
+
 from icto_gym.core import LazyActions, Outcome, TextEnv
 from icto_gym.tasks import Manifest, Task, content_digest
 
@@ -71,3 +73,7 @@ class ScriptedEnv(TextEnv):
 
     def optimal_actions(self) -> set[str]:
         return {f"take {self._fruit} from bowl {self._bowl}"}
+
+
+if "Scripted-v0" not in gym.registry:  # so that gymnasium.make("icto_gym.testing:Scripted-v0") works
+    gym.register("Scripted-v0", entry_point="icto_gym.testing:ScriptedEnv", max_episode_steps=6)

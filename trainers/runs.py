@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -36,11 +37,15 @@ class Run:
     leaving releases it. The kernel drops the lock of a process that dies, so nothing stale stays.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, redo: bool = True) -> None:
+        """Args:
+        folder: made when entering.
+        redo: a stage whose inputs have changed starts anew; False: that is an error.
+        """
         self.folder = Path(folder)
+        self.redo = redo
         self._lock: int | None = None
         self._logged: set[tuple[str, int]] | None = None
-        self._started: dict[str, float] = {}
 
     # ---- opening ------------------------------------------------------------------------------
     def __enter__(self) -> Run:
@@ -197,6 +202,7 @@ class Run:
             outputs: what the stage leaves.
             partial: files beside the outputs that hold unfinished work.
         """
+        _check_places(inputs, outputs)
         digests = {key: digest(value) for key, value in inputs.items()}
         started, done = self._record(name, "started"), self._record(name, "done")
         found = self._read_record(done)
@@ -204,11 +210,17 @@ class Run:
             logger.info("%s: complete, skipped", name)
             return found["facts"]
         before = self._read_record(started) or found
-        if before and before["inputs"] != digests:
+        left = any(path.exists() for path in (*outputs, *partial))
+        if before and before["inputs"] != digests and left:
             changed = sorted(key for key in digests if before["inputs"].get(key) != digests[key]) or ["inputs"]
+            if not self.redo:
+                raise ConfigError(
+                    f"{name} in {self.folder} was made with other inputs ({', '.join(changed)} changed). "
+                    "Choose another --out, or remove the old output first."
+                )
             logger.warning("%s: %s changed, starts anew", name, ", ".join(changed))
             self._clear(name, [*outputs, *partial])
-        elif before:
+        elif before and left:
             logger.info("%s: continues", name)
         done.unlink(missing_ok=True)
         write_json(started, {"stage": name, "inputs": digests})
@@ -259,6 +271,13 @@ class Run:
         self.forget_metrics(name)
 
 
+def _check_places(inputs: Mapping[str, Any], outputs: Sequence[Path]) -> None:
+    places = {path.resolve() for path in outputs}
+    for key, value in inputs.items():
+        if isinstance(value, Path) and value.resolve() in places:
+            raise ConfigError(f"{value} is given as {key} and as the output. A stage never edits its input.")
+
+
 def _in_words(facts: Mapping[str, Any]) -> str:
     shown = [f"{key.replace('_', ' ')} {value}" for key, value in facts.items() if isinstance(value, (int, float, str))]
     return ": " + ", ".join(shown) if shown else ""
@@ -266,10 +285,20 @@ def _in_words(facts: Mapping[str, Any]) -> str:
 
 # ---- digests ----------------------------------------------------------------------------------
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of a file's or folder's content, or of a config's or plain value's JSON."""
+    """SHA-256 (hex) of a config or plain value; of paths in it, the content of the file or folder counts."""
     if isinstance(value, Path):
         return _path_digest(value)
-    return hashlib.sha256(json.dumps(to_mapping(value), sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_digestible(value), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digestible(value: Any) -> Any:
+    if isinstance(value, Path):
+        return _path_digest(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _digestible(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _digestible(item) for key, item in value.items()}
+    return [_digestible(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _path_digest(path: Path) -> str:

@@ -13,6 +13,8 @@ from icto_gym.errors import ConfigError
 from trainers.config import config_difference, from_mapping, load_config, merged, parse_flags, save_config, to_mapping
 from trainers.presets import preset_names, preset_path
 
+EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/configs/*.yaml"))
+
 
 @dataclass(frozen=True)
 class Inner:
@@ -155,3 +157,18 @@ def test_an_unknown_preset_is_answered_with_the_nearest_one():
     assert "smollm2-cpu" in preset_names()
     with pytest.raises(ConfigError, match="Did you mean 'smollm2-cpu'"):
         preset_path("smollm2-gpu")
+
+
+@pytest.mark.parametrize("path", [*map(preset_path, preset_names()), *EXAMPLES], ids=lambda path: path.name)
+def test_every_shipped_config_fits_the_schema_of_icto(path):
+    from trainers.methods.icto import ICTOConfig
+
+    assert load_config(ICTOConfig, path) != ICTOConfig()
+
+
+def test_a_file_builds_on_the_preset_it_names(tmp_path):
+    from trainers.methods.icto import ICTOConfig
+
+    config = load_config(ICTOConfig, write(tmp_path, "preset: paper-llama2-7b\nsft: {epochs: 3}\n"))
+    assert (config.sft.epochs, config.sft.batch_size, config.sft.learning_rate) == (3.0, 64, 5e-5)
+    assert config.model.lora is None

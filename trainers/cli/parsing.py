@@ -1,0 +1,82 @@
+"""What the verbs share: a dataclass of arguments, YAML below the flags, examples below the help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from icto_gym.errors import ConfigError
+from trainers.config import from_mapping, parse_flags, read_yaml, take_option, with_preset
+from trainers.presets import config_path
+
+C = TypeVar("C")
+S = TypeVar("S")
+
+Flat = tyro.conf.arg(name="")
+"""Marks a field whose own fields become flags without a prefix."""
+
+ConfigFile = Annotated[
+    Path | None,
+    tyro.conf.arg(help="YAML file with these settings, or the name of a preset. Flags win over it."),
+]
+
+
+def parse(command: type[C], arguments: list[str], *, prog: str, examples: str = "", section: str = "") -> C:
+    """Read a verb's arguments into its dataclass.
+
+    A field ``settings`` (a config dataclass) starts from the file given with ``--config``: either
+    these settings alone, or the config of a whole method with these settings in ``section``.
+
+    Raises:
+        SystemExit: 0 after ``--help``, which ends with the examples; 2 on wrong usage.
+    """
+    default = _defaults(command, arguments, section)
+    try:
+        return parse_flags(command, arguments, default=default, prog=prog, description=command.__doc__)
+    except SystemExit as stop:
+        if examples and stop.code in (0, None):
+            print("examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()))
+        raise
+
+
+def _defaults(command: type[C], arguments: list[str], section: str) -> C | None:
+    settings_class = next((field.type for field in fields(command) if field.name == "settings"), None)  # type: ignore[arg-type]
+    name = take_option(arguments, "--config")
+    if name is None or settings_class is None:
+        return None
+    path = config_path(name)
+    values = with_preset(read_yaml(path))
+    settings = read_section(_plain(command), values, str(path), section)
+    required = {
+        field.name: tyro.MISSING
+        for field in fields(command)  # type: ignore[arg-type]
+        if field.name != "settings" and not _has_default(field)
+    }
+    return command(**required, settings=settings)
+
+
+def read_section(settings_class: type[S], values: Mapping[str, Any], source: str, section: str) -> S:
+    """Settings from a mapping that holds them at its top, or in ``section`` of a method's config."""
+    if section and section in values:
+        inner = values[section] or {}
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"{source}: {section} is {inner!r}; expected a section.")
+        return from_mapping(settings_class, inner, source, section)
+    return from_mapping(settings_class, values, source)
+
+
+def _plain(command: type[Any]) -> type[Any]:
+    """The config class of the field ``settings``, without its annotations."""
+    from typing import get_type_hints
+
+    return get_type_hints(command)["settings"]
+
+
+def _has_default(field: Any) -> bool:
+    from dataclasses import MISSING
+
+    return field.default is not MISSING or field.default_factory is not MISSING

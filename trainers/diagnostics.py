@@ -1,0 +1,63 @@
+"""What an iteration did, in one file: the numbers that reveal a collapse before the test set does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from icto_gym.files import read_json
+from trainers.runs import Run
+
+STAGES = {"explored": "trajectories", "judged": "verdicts", "pairs": "pairs", "imitated": "successes"}
+
+
+def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> dict[str, Any]:
+    """Collect what the stages of an iteration recorded; stages that did not take part are absent.
+
+    Keys: ``iteration``; ``explored``, ``judged``, ``pairs`` or ``imitated`` (counts and reasons of drops);
+    ``training`` (first and last optimiser step, and what the trainer measured before and after);
+    ``probes`` (dev success while training); ``evaluation`` (by split).
+    """
+    here = run.iteration(iteration)
+    facts: dict[str, Any] = {"iteration": iteration}
+    for key, stage in STAGES.items():
+        record = run.stage_record(f"{here.name}/{stage}")
+        if record:
+            facts[key] = record["facts"]
+    for stage in ("dpo", "sft", "reward"):
+        found = training_facts(run, here / stage)
+        if found:
+            facts["training" if stage != "reward" else "reward_model"] = found
+    facts["evaluation"] = {path.parent.name: read_json(path)["metrics"] for path in evaluations}
+    return facts
+
+
+def training_facts(run: Run, out: Path) -> dict[str, Any]:
+    """How a training went: its first and last logged step, its probes, its own diagnostics."""
+    lines = [line for line in run.metrics() if line.get("stage") == run.name_of(out)]
+    if not lines:
+        return {}
+    facts: dict[str, Any] = {"steps": len(lines), "first": _numbers(lines[0]), "last": _numbers(lines[-1])}
+    probes = read_lines(out / "probes.jsonl")
+    if probes:
+        facts["probes"] = probes
+    for name in ("diagnostics.json", "facts.json"):
+        if (out / name).exists():
+            facts[name.partition(".")[0]] = read_json(out / name)
+    return facts
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The whole lines of a JSON lines file; none if it is not there."""
+    import json
+
+    if not path.exists():
+        return []
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key != "stage" and not key.endswith("seconds")}

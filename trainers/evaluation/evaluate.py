@@ -1,0 +1,165 @@
+"""A policy played on a split: every episode kept, and the numbers with their intervals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from icto_gym.errors import ConfigError
+from icto_gym.files import write_json
+from icto_gym.store import TrajectoryStore
+from icto_gym.tasks import Manifest
+from icto_gym.trajectory import Trajectory
+from trainers.evaluation.metrics import metrics_to_json, summarize
+from trainers.policies.base import Policy
+from trainers.rollout import RolloutConfig, plan_jobs, rollout
+from trainers.sampling import choose_tasks, list_tasks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured, and when."""
+
+    splits: tuple[str, ...] = ("dev",)
+    """Splits that every iteration's policy plays."""
+    final_splits: tuple[str, ...] = ("test",)
+    """Splits that only the start, the cloned and the last policy play: asked once, after everything is chosen."""
+    max_tasks: int | None = None
+    """At most so many tasks of each split, the same ones every time; None: all."""
+    final_max_tasks: int | None = None
+    """The same for the final splits."""
+    base: bool = True
+    """Measure the model before any training too, on the final splits."""
+    optimal_actions: bool = False
+    """Ask the environment at every step which actions are optimal (slower; for optimal_action_rate)."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """How a policy is watched while it is being trained."""
+
+    split: str = "dev"
+    """Where it plays; never a split that results are reported on."""
+    tasks: int = 16
+    """How many tasks it plays greedily at each look; 0: it is not watched."""
+
+    def __post_init__(self) -> None:
+        if self.tasks < 0:
+            raise ConfigError(f"probe.tasks is {self.tasks!r}; give a number of tasks, 0 for none.")
+
+
+def greedy(config: RolloutConfig, split: str, max_tasks: int | None = None, *, optimal: bool = False) -> RolloutConfig:
+    """The same environment, played once per task and without exploration."""
+    return replace(
+        config, split=split, max_tasks=max_tasks, attempts=1, greedy_first=True, epsilon=0.0, branch_fraction=0.0,
+        optimal_actions=optimal,
+    )  # fmt: skip
+
+
+def chosen_manifest(config: RolloutConfig) -> Manifest:
+    """The tasks that a configuration plays; its digest is cited beside results."""
+    tasks = list_tasks(config)
+    kept = set(choose_tasks(tasks, config.max_tasks))
+    return Manifest(config.env_id, config.split, [task for task in tasks if task.task_id in kept])
+
+
+def evaluate_policy(policy: Policy, config: RolloutConfig, out: Path, *, label: str) -> dict[str, Any]:
+    """Play every task once, greedily, and write ``trajectories.jsonl`` and ``metrics.json`` into ``out``.
+
+    Episodes that ``out`` already holds are not played again.
+
+    Args:
+        policy: who acts.
+        config: environment, split and tasks; exploration settings are ignored.
+        out: the folder.
+        label: what the policy is called in tables.
+
+    Returns:
+        What stands in ``metrics.json``.
+    """
+    config = greedy(config, config.split, config.max_tasks, optimal=config.optimal_actions)
+    manifest = chosen_manifest(config)
+    store = TrajectoryStore(out / "trajectories.jsonl")
+    rollout(policy, config, plan_jobs(config, manifest), store)
+    played = [trajectory for trajectory in store if trajectory.policy == policy.name and trajectory.task_id in manifest]
+    result = {
+        "label": label,
+        "policy": policy.name,
+        "env_id": config.env_id,
+        "env_kwargs": dict(config.env_kwargs),
+        "split": config.split,
+        "manifest_digest": manifest.digest,
+        "n_tasks": len(manifest),
+        "decoding": decoding(policy, config),
+        "metrics": metrics_to_json(summarize(played, seed=config.seed)),
+    }
+    write_json(out / "metrics.json", result)
+    return result
+
+
+def decoding(policy: Policy, config: RolloutConfig) -> dict[str, Any]:
+    """How responses were produced: what must be equal for two results to be compared."""
+    return {
+        "temperature": 0.0,
+        "max_new_tokens": getattr(policy, "max_new_tokens", None),
+        "window": config.window,
+        "example": config.example,
+        "max_episode_steps": config.max_episode_steps,
+    }
+
+
+class MemoryStore(TrajectoryStore):
+    """A store that keeps its trajectories in memory: probes are looked at and forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__("memory")
+        self.kept: list[Trajectory] = []
+
+    def append(self, trajectory: Trajectory) -> None:
+        self.kept.append(trajectory)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        return iter(self.kept)
+
+
+def make_probe(
+    config: RolloutConfig, probe: ProbeConfig, playing: Callable[[Any, Any], AbstractContextManager[Policy]]
+) -> Callable[[int, Any, Any], dict[str, float]] | None:
+    """A function for trainers: ``probe(step, model, tokenizer)`` plays a few tasks with the live model.
+
+    Args:
+        config: the environment.
+        probe: which tasks and how many.
+        playing: puts a policy around a model and its tokenizer, for the time of a ``with`` block.
+
+    Returns:
+        None where the policy is not to be watched.
+    """
+    if probe.tasks == 0:
+        return None
+    played = greedy(config, probe.split, probe.tasks)
+    jobs = plan_jobs(played)
+
+    def look(step: int, model: Any, tokenizer: Any) -> dict[str, float]:
+        store = MemoryStore()
+        with playing(model, tokenizer) as policy:
+            rollout(policy, played, jobs, store, progress=False)
+        return probe_numbers(store.kept)
+
+    return look
+
+
+def probe_numbers(trajectories: list[Trajectory]) -> dict[str, float]:
+    """Success rate, average reward and share of invalid actions of a few episodes."""
+    steps = [step for trajectory in trajectories for step in trajectory.steps]
+    return {
+        "dev/success_rate": sum(trajectory.success for trajectory in trajectories) / max(len(trajectories), 1),
+        "dev/average_reward": sum(trajectory.score for trajectory in trajectories) / max(len(trajectories), 1),
+        "dev/invalid_action_share": sum(not step.valid for step in steps) / max(len(steps), 1),
+    }

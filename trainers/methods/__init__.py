@@ -1,0 +1,57 @@
+"""Whole methods by name; a user's own plugs in as ``package.module:function``.
+
+A method is a function ``run(config, run) -> Path | None`` (the last checkpoint) whose parameter ``config`` is
+annotated with a dataclass: that annotation is its schema for YAML and flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from icto_gym.errors import ConfigError, check_name
+from trainers.runs import Run
+
+# name: where it is; strings, so that listing imports nothing
+METHODS: dict[str, str] = {
+    "bc": "trainers.methods.bc:run_bc",
+    "icto": "trainers.methods.icto:run_icto",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and the dataclass that configures it."""
+
+    name: str
+    run: Callable[[Any, Run], Path | None]
+    config_class: type[Any]
+
+
+def find_method(name: str) -> Method:
+    """Import a method by its name or dotted path.
+
+    Raises:
+        ConfigError: no such method, or not a method; with the nearest name.
+    """
+    path = name if ":" in name else METHODS[check_name(name, METHODS, "method")]
+    module, _, attribute = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"Method {name!r} could not be loaded: {error}.") from error
+    return Method(name, function, _config_class(name, function))
+
+
+def _config_class(name: str, function: Any) -> type[Any]:
+    hints = get_type_hints(function) if callable(function) else {}
+    config_class = hints.get("config")
+    if not (isinstance(config_class, type) and dataclasses.is_dataclass(config_class)):
+        raise ConfigError(
+            f"{name!r} is not a method: write a function run(config: <a dataclass>, run: Run) -> Path and name that."
+        )
+    return config_class

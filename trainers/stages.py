@@ -1,0 +1,372 @@
+"""Every stage as file -> function -> file: what the command line and the methods call.
+
+Each function takes the run, where its output goes, its inputs and its config, and returns the output.
+A stage that is complete is skipped, a half-done one continues (see `Run.stage`). Its name in records,
+log and ``metrics.jsonl`` is the place of its output in the run folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from icto_gym.errors import DataError
+from icto_gym.files import write_json
+from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Trajectory
+from trainers.evaluation.evaluate import ProbeConfig, evaluate_policy, greedy, make_probe
+from trainers.feedback import (
+    JudgeConfig,
+    StepRewardConfig,
+    judge_all,
+    make_judge,
+    make_step_rewarder,
+    reward_targets,
+    score_all,
+)
+from trainers.models.config import ModelConfig
+from trainers.pairing import PairingConfig, build_pairs
+from trainers.policies import Policy, make_policy
+from trainers.records import PreferencePair, StepRewards, Verdict, read_records, write_records
+from trainers.rollout import RolloutConfig, plan_jobs, rollout
+from trainers.runs import Run
+from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
+
+logger = logging.getLogger(__name__)
+
+Start = Path | ModelConfig
+"""What training starts from and acting uses: a checkpoint folder, or a model by its config."""
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """Whom to imitate."""
+
+    policy: str = "expert"
+    """Who demonstrates: a policy such as ``expert`` or ``openai:<model>``."""
+    file: Path | None = None
+    """Ready-made trajectories in place of played ones."""
+    split: str = "train"
+    """Where it plays."""
+    max_tasks: int | None = 160
+    """On how many tasks; None: all."""
+    attempts: int = 1
+    """How often each."""
+    min_score: float = 1.0
+    """Only episodes with at least this score are kept."""
+
+
+@dataclass(frozen=True)
+class ActingConfig:
+    """How a language model writes its responses."""
+
+    max_new_tokens: int = 96
+    """Longest response, in tokens."""
+    batch_size: int = 32
+    """Conversations computed together."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who plays, by a name for the record and a way to load it when there is something to play."""
+
+    name: str
+    source: Any
+    """What its play depends on, for the stage record: a checkpoint folder or a description."""
+    load: Callable[[], Policy] = field(compare=False)
+
+
+def model_player(start: Start, name: str, acting: ActingConfig) -> Player:
+    """A language model, from a checkpoint or by its config."""
+
+    def load() -> Policy:
+        from trainers.policies.hf import HFPolicy
+
+        return HFPolicy.load(start, name=name, **asdict(acting))
+
+    return Player(name, start, load)
+
+
+def named_player(spec: str, options: Mapping[str, Any] | None = None) -> Player:
+    """Any policy by its one-line description, such as ``random`` or ``hf:runs/first/sft/checkpoint``."""
+    options = dict(options or {})
+    folder = Path(spec.partition(":")[2])
+    source = folder if spec.startswith("hf:") and folder.is_dir() else spec
+    return Player(str(options.get("name", spec)), [source, options], lambda: make_policy(spec, **options))
+
+
+# ---- play -------------------------------------------------------------------------------------
+def explore(run: Run, out: Path, player: Player, config: RolloutConfig) -> Path:
+    """Play the configured episodes into ``out`` (trajectories)."""
+
+    def work() -> dict[str, Any]:
+        store = TrajectoryStore(out)
+        rollout(player.load(), config, plan_jobs(config), store)
+        if not out.exists():
+            raise DataError(f"No episode was played: the split {config.split!r} of {config.env_id} has no tasks.")
+        return play_facts(list(store))
+
+    run.stage(_name(run, out), work, inputs={"policy": player.source, "config": config}, outputs=[out])
+    return out
+
+
+def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
+    """Counts and means that say how play went."""
+    steps = [step for trajectory in trajectories for step in trajectory.steps]
+    episodes = max(len(trajectories), 1)
+    return {
+        "episodes": len(trajectories),
+        "successes": sum(trajectory.success for trajectory in trajectories),
+        "broken": sum(trajectory.error is not None for trajectory in trajectories),
+        "average_reward": round(sum(trajectory.score for trajectory in trajectories) / episodes, 6),
+        "steps": len(steps),
+        "invalid_action_share": round(sum(not step.valid for step in steps) / max(len(steps), 1), 6),
+    }
+
+
+def demonstrate(run: Run, out: Path, config: DemonstrationConfig, environment: RolloutConfig) -> Path:
+    """Have the expert play training tasks (or read a file) and keep the successes in ``out``."""
+    if config.file is None:
+        played = replace(
+            greedy(environment, config.split, config.max_tasks), attempts=config.attempts, optimal_actions=False
+        )
+        episodes = explore(
+            run, out.parent / "demonstrations" / "trajectories.jsonl", named_player(config.policy), played
+        )
+    else:
+        episodes = config.file
+
+    def work() -> dict[str, Any]:
+        everything = list(TrajectoryStore(episodes))
+        kept = [item for item in everything if item.score >= config.min_score and item.error is None]
+        if not kept:
+            raise DataError(
+                f"None of {len(everything)} episodes in {episodes} reaches the score {config.min_score:g}, so there is "
+                "nothing to imitate. Lower demonstrations.min_score or choose other tasks."
+            )
+        write_records(out, kept)
+        return {"episodes": len(everything), "kept": len(kept)}
+
+    run.stage(_name(run, out), work, inputs={"episodes": episodes, "min_score": config.min_score}, outputs=[out])
+    return out
+
+
+def evaluate(run: Run, out: Path, player: Player, config: RolloutConfig, *, label: str) -> Path:
+    """Play a split greedily; ``out`` (a folder) gets trajectories.jsonl and metrics.json."""
+
+    def work() -> dict[str, Any]:
+        result = evaluate_policy(player.load(), config, out, label=label)
+        return {name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}
+
+    inputs = {"policy": player.source, "config": config, "label": label}
+    partial = [out / "trajectories.jsonl"]
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out / "metrics.json"], partial=partial)
+    return out / "metrics.json"
+
+
+# ---- feedback ---------------------------------------------------------------------------------
+def judge(run: Run, out: Path, trajectories: Path, config: JudgeConfig) -> Path:
+    """Write a verdict on every trajectory."""
+
+    def work() -> dict[str, Any]:
+        verdicts = judge_all(make_judge(config), list(TrajectoryStore(trajectories)))
+        write_records(out, verdicts)
+        return verdict_facts(verdicts)
+
+    run.stage(_name(run, out), work, inputs={"trajectories": trajectories, "config": config}, outputs=[out])
+    return out
+
+
+def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:
+    """How many were accepted, and why the others were not (the rule's name, the part before the colon)."""
+    reasons = Counter(verdict.reason.partition(":")[0] for verdict in verdicts if not verdict.accepted)
+    return {
+        "trajectories": len(verdicts),
+        "accepted": sum(verdict.accepted for verdict in verdicts),
+        "rejected": dict(sorted(reasons.items())),
+    }
+
+
+def score_steps(
+    run: Run, out: Path, trajectories: Sequence[Path], config: StepRewardConfig, model: Path | None = None
+) -> Path:
+    """Write one reward per step of every trajectory; ``model`` is the reward model where one predicts them."""
+
+    def work() -> dict[str, Any]:
+        found = score_all(make_step_rewarder(config, model), _read_all(trajectories))
+        write_records(out, found)
+        return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
+
+    inputs = {"trajectories": trajectories, "config": config, "model": model}
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def pair(
+    run: Run,
+    out: Path,
+    trajectories: Path,
+    config: PairingConfig,
+    *,
+    verdicts: Path | None = None,
+    step_rewards: Path | None = None,
+    demonstrations: Path | None = None,
+) -> Path:
+    """Set failures against successes of the same task; ``<out>`` may come out empty."""
+
+    def work() -> dict[str, Any]:
+        result = build_pairs(
+            TrajectoryStore(trajectories),
+            None if verdicts is None else read_records(verdicts, Verdict),
+            None if step_rewards is None else read_records(step_rewards, StepRewards),
+            config,
+            expert=() if demonstrations is None else TrajectoryStore(demonstrations),
+        )
+        write_records(out, result.pairs)
+        return {"pairs": len(result.pairs), "counts": result.counts}
+
+    inputs = {
+        "trajectories": trajectories, "verdicts": verdicts, "step_rewards": step_rewards,
+        "demonstrations": demonstrations, "config": config,
+    }  # fmt: skip
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def keep_successes(
+    run: Run, out: Path, trajectories: Path, verdicts: Path | None, *, min_score: float = 1.0, also: Path | None = None
+) -> Path:
+    """The accepted episodes with at least ``min_score``, and those of the file ``also``: what to imitate."""
+
+    def work() -> dict[str, Any]:
+        accepted = None if verdicts is None else _accepted(read_records(verdicts, Verdict))
+        own = [
+            item
+            for item in TrajectoryStore(trajectories)
+            if item.score >= min_score and item.error is None and (accepted is None or item.trajectory_id in accepted)
+        ]
+        others = [] if also is None else list(TrajectoryStore(also))
+        write_records(out, [*own, *others])
+        return {"own": len(own), "others": len(others)}
+
+    inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def _accepted(verdicts: list[Verdict]) -> set[str]:
+    """Ids that every judge accepted."""
+    refused = {verdict.trajectory_id for verdict in verdicts if not verdict.accepted}
+    return {verdict.trajectory_id for verdict in verdicts} - refused
+
+
+# ---- training ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Watch:
+    """How a policy is watched on dev tasks while it is trained."""
+
+    probe: ProbeConfig
+    environment: RolloutConfig
+    acting: ActingConfig
+
+    def make(self) -> Callable[[int, Any, Any], dict[str, float]] | None:
+        """The function that trainers call, or None."""
+
+        @contextmanager
+        def playing(model: Any, tokenizer: Any) -> Iterator[Policy]:
+            from trainers.models.loading import merged_for_generation
+            from trainers.policies.hf import HFPolicy
+
+            with merged_for_generation(model) as merged:
+                yield HFPolicy(merged, tokenizer, name="probe", **asdict(self.acting))
+
+        return make_probe(self.environment, self.probe, playing)
+
+
+def train_sft(
+    run: Run, out: Path, trajectories: Path, start: Start, config: SFTConfig, watch: Watch | None = None
+) -> Path:
+    """Imitate trajectories; returns the checkpoint folder."""
+
+    def work() -> dict[str, Any]:
+        from trainers.training.sft import train_sft as train
+
+        episodes = list(TrajectoryStore(trajectories))
+        if not episodes:
+            raise DataError(f"{trajectories} holds no trajectories, so there is nothing to imitate.")
+        train(episodes, start, config, out, **_watching(run, out, watch))
+        return {"trajectories": len(episodes)}
+
+    return _train(run, out, work, {"trajectories": trajectories, "start": start, "config": config, "watch": watch})
+
+
+def train_dpo(run: Run, out: Path, pairs: Path, start: Start, config: DPOConfig, watch: Watch | None = None) -> Path:
+    """Learn from contrasts against the frozen ``start``; returns the checkpoint folder."""
+
+    def work() -> dict[str, Any]:
+        from trainers.training.dpo import train_dpo as train
+
+        found = read_records(pairs, PreferencePair)
+        if not found:
+            raise DataError(f"{pairs} holds no pairs, so there is nothing to contrast.")
+        train(found, start, config, out, **_watching(run, out, watch))
+        return {"pairs": len(found)}
+
+    return _train(run, out, work, {"pairs": pairs, "start": start, "config": config, "watch": watch})
+
+
+def train_reward(
+    run: Run, out: Path, trajectories: Sequence[Path], targets: StepRewardConfig, start: Start, config: RewardConfig
+) -> Path:
+    """Fit the reward model to what ``targets`` says of every step; returns its checkpoint folder."""
+
+    def work() -> dict[str, Any]:
+        from trainers.training.reward import train_reward as train
+
+        wanted = reward_targets(_read_all(trajectories), targets.targets, targets.gamma)
+        episodes = [item for item in _read_all(trajectories) if item.trajectory_id in wanted and item.steps]
+        if not episodes:
+            raise DataError(f"{', '.join(map(str, trajectories))}: no whole episode, so there is nothing to fit.")
+        train(episodes, wanted, start, config, out, log=run.metric_logger(_name(run, out)))
+        return {"trajectories": len(episodes)}
+
+    inputs = {"trajectories": trajectories, "targets": targets, "start": start, "config": config}
+    return _train(run, out, work, inputs)
+
+
+def _read_all(files: Sequence[Path]) -> list[Trajectory]:
+    return [trajectory for path in files for trajectory in TrajectoryStore(path)]
+
+
+def _train(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
+    checkpoint = out / "checkpoint"
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[checkpoint / "checkpoint.json"], partial=[out])
+    return checkpoint
+
+
+def _watching(run: Run, out: Path, watch: Watch | None) -> dict[str, Any]:
+    return {"log": run.metric_logger(_name(run, out)), "probe": watch.make() if watch else None}
+
+
+# ---- records ----------------------------------------------------------------------------------
+def facts_of(run: Run, out: Path) -> dict[str, Any]:
+    """What the record of the stage that wrote ``out`` says it did."""
+    record = run.stage_record(_name(run, out))
+    return dict(record["facts"]) if record else {}
+
+
+def note(out: Path, facts: Mapping[str, Any]) -> Path:
+    """Write a JSON file of facts about the run."""
+    write_json(out, dict(facts))
+    return out
+
+
+def _name(run: Run, out: Path) -> str:
+    """``iteration-01/pairs.jsonl`` -> ``iteration-01/pairs``."""
+    name = run.name_of(out.with_suffix("") if out.suffix == ".jsonl" else out)
+    return out.name if name == "." else name
