@@ -112,7 +112,7 @@ class PreferencePair:
     chosen_id: str
     rejected_id: str
     step_weights: tuple[float, ...] = ()
-    """For ``"step"``: the weight ``max(R_t, 0)`` of each pair of assistant messages."""
+    """The weight ``max(R_t, 0)`` of each pair of assistant messages; may be absent for ``"trajectory"``."""
 
     def __post_init__(self) -> None:
         _check_text(self, "task_id", "chosen_id", "rejected_id")
@@ -135,7 +135,8 @@ class PreferencePair:
                 raise DataError(f"field {name} has the roles {roles!r:.120}, expected assistant, user, ..., assistant")
         if self.chosen == self.rejected:
             raise DataError("chosen and rejected are the same text, so the pair teaches nothing")
-        if self.granularity == "step" and len(self.step_weights) != self.paired_steps:
+        needed = self.granularity == "step" or self.step_weights
+        if needed and len(self.step_weights) != self.paired_steps:
             raise DataError(
                 f"field step_weights has {len(self.step_weights)} entries, expected {self.paired_steps}, "
                 "one per pair of assistant messages"

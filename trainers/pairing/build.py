@@ -11,7 +11,7 @@ from icto_gym.errors import DataError
 from icto_gym.trajectory import Trajectory
 from trainers.pairing.balance import Balance, describe_balance, limit_expert_share, limit_one_sided
 from trainers.pairing.config import PairingConfig
-from trainers.pairing.step import step_pair
+from trainers.pairing.step import step_pair, step_weights
 from trainers.pairing.trajectory import Contrast, Unpaired, contrast, trajectory_pair
 from trainers.records import PreferencePair, StepRewards, Verdict
 
@@ -218,9 +218,9 @@ class _Builder:
         return made
 
     def _pair(self, found: Contrast, kind: str) -> PreferencePair:
-        if kind == "trajectory":
-            return trajectory_pair(found, self.config.max_extra_steps)
         success, failure = self._rewards(found.chosen), self._rewards(found.rejected)
+        if kind == "trajectory":
+            return trajectory_pair(found, self.config.max_extra_steps, step_weights(found, success, failure))
         return step_pair(found, success, failure, self.config.step_horizon)
 
     def _rewards(self, trajectory: Trajectory) -> tuple[float, ...]:

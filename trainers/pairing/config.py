@@ -14,9 +14,9 @@ REJECTED_CHOICES = ("any", "usable", "accepted")
 class PairingConfig:
     """Which failure is set against which success of the same task, and what of both is trained."""
 
-    granularity: str = "step"
-    """`step`: message t against message t with weights from R_t (Eq. 2); `trajectory`: one contrast
-    over everything from the first difference on; `mixed`: both kinds of every contrast."""
+    granularity: str = "trajectory"
+    """`trajectory`: one contrast over everything from the first difference on; `step`: message t against
+    message t with weights from R_t (Eq. 2), cut where the weights end; `mixed`: both kinds of every contrast."""
     success_threshold: float | None = 1.0
     """A score from here on is a success, below it a failure. None: no threshold, any better episode
     against any worse one (the expert may then lose)."""

@@ -34,22 +34,30 @@ def weights_from_contrast(contrast: Sequence[float]) -> tuple[float, ...]:
     return weights if any(weights) else (1.0,) * len(weights)
 
 
+def step_weights(
+    found: Contrast, success: Sequence[float], failure: Sequence[float], horizon: int | None = None
+) -> tuple[float, ...]:
+    """w_t of every step that both sides have, from t* on.
+
+    Args:
+        found: the two episodes and t*.
+        success: step rewards of the whole chosen episode.
+        failure: step rewards of the whole rejected episode.
+        horizon: at most this many steps; None: as far as both sides go.
+    """
+    paired = min(found.chosen_steps, found.rejected_steps, *([] if horizon is None else [horizon]))
+    return weights_from_contrast(cumulative_contrast(success, failure)[found.start : found.start + paired])
+
+
 def step_pair(
     found: Contrast, success: Sequence[float], failure: Sequence[float], horizon: int | None = None
 ) -> PreferencePair:
     """Message t of one side against message t of the other, from t* on.
 
     Both sides end with the last step that has a weight: what follows would be read and not trained.
-
-    Args:
-        found: the two episodes and t*.
-        success: step rewards of the whole chosen episode.
-        failure: step rewards of the whole rejected episode.
-        horizon: pair at most this many steps; None: as far as both sides go.
+    The arguments are those of `step_weights`.
     """
-    paired = min(found.chosen_steps, found.rejected_steps, *([] if horizon is None else [horizon]))
-    lead = cumulative_contrast(success, failure)[found.start : found.start + paired]
-    weights = weights_from_contrast(lead)
+    weights = step_weights(found, success, failure, horizon)
     steps = max(t for t, weight in enumerate(weights) if weight) + 1
     chosen, rejected = found.sides(steps, steps)
     return PreferencePair(

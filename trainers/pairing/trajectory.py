@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from icto_gym.dialogue import Message, trajectory_messages
@@ -114,12 +115,15 @@ def _extra(trajectory: Trajectory, name: str, default: Any) -> Any:
     return (trajectory.extra or {}).get(name, default)
 
 
-def trajectory_pair(found: Contrast, max_extra_steps: int | None = None) -> PreferencePair:
+def trajectory_pair(
+    found: Contrast, max_extra_steps: int | None = None, weights: Sequence[float] = ()
+) -> PreferencePair:
     """One contrast over all messages from t* on.
 
     Args:
         found: the two episodes and t*.
         max_extra_steps: the rejected side keeps at most this many steps more than the chosen one.
+        weights: of the steps from t* on, for objectives that look at steps too; what is too long is cut.
     """
     limit = found.rejected_steps if max_extra_steps is None else found.chosen_steps + max_extra_steps
     chosen, rejected = found.sides(found.chosen_steps, min(found.rejected_steps, limit))
@@ -132,4 +136,5 @@ def trajectory_pair(found: Contrast, max_extra_steps: int | None = None) -> Pref
         granularity="trajectory",
         chosen_id=found.chosen.trajectory_id,
         rejected_id=found.rejected.trajectory_id,
+        step_weights=tuple(weights[: (min(len(chosen), len(rejected)) + 1) // 2]),
     )

@@ -237,7 +237,7 @@ def test_mixed_granularity_makes_both_kinds_of_every_contrast():
 def test_given_step_rewards_enter_the_weights_and_missing_ones_are_counted():
     scored = [StepRewards(WON.trajectory_id, (0.1, 0.6, 0.3), "learned")]
     result = build_pairs([WON, LOST], step_rewards=scored)
-    assert result.pairs[0].step_weights == pytest.approx((0.7, 1.0))
+    assert result.pairs[0].step_weights == pytest.approx((0.7, 1.0))  # one for each of the two paired steps
     assert result.counts["rewards as recorded"] == 1
     with pytest.raises(DataError, match="3 steps and 1 step rewards"):
         build_pairs([WON, LOST], step_rewards=[StepRewards(WON.trajectory_id, (0.1,), "learned")])
