@@ -115,9 +115,7 @@ def test_a_response_ends_at_the_end_of_turn_and_at_the_limit():
 def test_tokens_are_counted_per_turn():
     acting = policy(max_new_tokens=5)
     acting.act(turns())
-    assert acting.last_usage == [
-        Usage(len(encode_prompt(TINY.tokenizer, messages)), 5) for messages in CONVERSATIONS
-    ]
+    assert acting.last_usage == [Usage(len(encode_prompt(TINY.tokenizer, messages)), 5) for messages in CONVERSATIONS]
 
 
 def test_old_observations_leave_a_conversation_that_is_too_long(caplog):
