@@ -27,6 +27,7 @@ def dpo_loss(
     reference_rejected_logps: Tensor,
     *,
     beta: float,
+    chosen_penalty: float = 0.0,
 ) -> PreferenceLoss:
     """Direct preference optimisation (Rafailov et al., 2023, eq. 7).
 
@@ -35,10 +36,14 @@ def dpo_loss(
 
     Each argument holds one summed log-probability per response, shape (B,), in nats.
     Where policy equals reference, every loss is log 2.
+
+    The loss falls whether the chosen side rises or the rejected one sinks, even if both sink. With ``chosen_penalty``
+    λ > 0, λ·max(0, log π_ref(chosen) − log π(chosen)) is taken from Δ, as in DPO-positive (Pal et al., 2024).
     """
     chosen_log_ratio = policy_chosen_logps - reference_chosen_logps
     rejected_log_ratio = policy_rejected_logps - reference_rejected_logps
-    losses = -F.logsigmoid(beta * (chosen_log_ratio - rejected_log_ratio))
+    delta = chosen_log_ratio - rejected_log_ratio - chosen_penalty * F.relu(-chosen_log_ratio)
+    losses = -F.logsigmoid(beta * delta)
     return PreferenceLoss(losses, beta * chosen_log_ratio.detach(), beta * rejected_log_ratio.detach())
 
 
@@ -50,6 +55,7 @@ def step_dpo_loss(
     weights: Tensor,
     *,
     beta: float,
+    chosen_penalty: float = 0.0,
 ) -> PreferenceLoss:
     """Preference optimisation step by step, weighted by step rewards (ICTO's Eq. 2 inside its Eq. 3).
 
@@ -63,13 +69,15 @@ def step_dpo_loss(
         reference_rejected_logps: (B, S).
         weights: (B, S), w_t = max(R_t, 0) of Eq. 2; 0 where there is no step t. Each row has a positive sum.
         beta: strength of the pull towards the reference.
+        chosen_penalty: as in `dpo_loss`, step by step.
 
     Returns:
         Losses (B,), log 2 where policy equals reference; implicit rewards summed over the weighted steps.
     """
     chosen_log_ratio = policy_chosen_logps - reference_chosen_logps
     rejected_log_ratio = policy_rejected_logps - reference_rejected_logps
-    step_losses = -F.logsigmoid(beta * (chosen_log_ratio - rejected_log_ratio))
+    delta = chosen_log_ratio - rejected_log_ratio - chosen_penalty * F.relu(-chosen_log_ratio)
+    step_losses = -F.logsigmoid(beta * delta)
     losses = (weights * step_losses).sum(-1) / weights.sum(-1)
     counted = (weights > 0).to(chosen_log_ratio.dtype)
     return PreferenceLoss(

@@ -235,6 +235,6 @@ def _freeze(model: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def checkpoint_record(kind: str, config: ModelConfig, **facts: Any) -> Mapping[str, Any]:
+def checkpoint_record(kind: str, config: ModelConfig, /, **facts: Any) -> Mapping[str, Any]:
     """The content of ``checkpoint.json``."""
     return {"format_version": FORMAT_VERSION, "kind": kind, "model": config.to_dict(), **facts}

@@ -1,0 +1,55 @@
+"""What a model thinks of given tokens, without a logit for any other token.
+
+The backbone runs to its last hidden states, the rows that predict a scored token are gathered, and only they go
+through the output layer: for observation tokens no (tokens x vocabulary) matrix ever exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from trainers.losses.logprobs import token_logps
+from trainers.models.loading import causal_lm
+
+CHUNK = 1024  # scored tokens that go through the output layer at once
+
+
+def hidden_states(
+    model: Any, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, segment_map: Any = None
+) -> Tensor:
+    """Last hidden states of every place, flat: (R·T, D)."""
+    options: dict[str, Any] = {"attention_mask": attention_mask}
+    if segment_map is not None:
+        # A mask of four dimensions is passed on as it is; segment attention does not look at it.
+        nothing = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
+        options = {"attention_mask": nothing, "segment_map": segment_map}
+    decoder = causal_lm(model).get_decoder()
+    output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **options)
+    return output.last_hidden_state.flatten(0, 1)
+
+
+def score_tokens(model: Any, batch: Any) -> Tensor:
+    """Log-probability of each scored token of a `TokenBatch`: (K,), in nats, float32."""
+    hidden = hidden_states(model, batch.input_ids, batch.position_ids, batch.attention_mask, batch.segment_map)
+    return head_logps(causal_lm(model).get_output_embeddings(), hidden[batch.predictors], batch.targets)
+
+
+def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Send gathered hidden states (K, D) through the output layer, ``chunk`` rows at a time.
+
+    With gradients and more than one chunk the logits are computed again in the backward pass instead of kept.
+    """
+    if len(targets) <= chunk:
+        return token_logps(head(hidden), targets)
+
+    def part(rows: Tensor, wanted: Tensor) -> Tensor:
+        return token_logps(head(rows), wanted)
+
+    pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([part(*piece) for piece in pieces])
+    return torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])

@@ -1,0 +1,152 @@
+"""What training leaves on disk: the state it resumes from, and the checkpoint it was for.
+
+Everything is safetensors and JSON, written into a draft folder that takes its name when it is whole::
+
+    out/training.json          what is trained on what, with digests; a resumed training must match it
+    out/state-000040/          trainable weights, optimiser, position
+    out/best-000030/           the best checkpoint so far, where probes decide
+    out/checkpoint/            the result; complete if and only if it holds checkpoint.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from icto_gym.errors import ConfigError, IctoError
+from icto_gym.files import read_json, write_json
+from trainers.models.config import ModelConfig
+from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record, save_weights
+
+RECORD_FILE = "training.json"
+_FREE = {"save_every"}  # settings that may change between a start and its resumption
+
+
+class TrainingError(IctoError, RuntimeError):
+    """A training that cannot go on."""
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder whole or not at all; one that is there already is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        fill(draft)
+        os.chmod(draft, 0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    result = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            result.update(block)
+    return result.hexdigest()
+
+
+def data_digest(records: Any) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+
+
+def describe_start(start: ModelConfig | str | os.PathLike[str]) -> dict[str, Any]:
+    """What a training started from: settings, and the digest of the weights if it was a checkpoint of ours."""
+    config = start if isinstance(start, ModelConfig) else ModelConfig(name=os.fspath(start))
+    record = Path(config.name) / CHECKPOINT_FILE
+    if not record.exists():
+        return {"model": config.to_dict()}
+    settings = config.to_dict() if isinstance(start, ModelConfig) else {}
+    return {"model": {**settings, "name": "checkpoint"}, "weights": read_json(record).get("weights_digest")}
+
+
+def begin(out: Path, facts: Mapping[str, Any]) -> bool:
+    """Open ``out`` for a training described by ``facts``; clean up what a killed one left half-written.
+
+    Returns:
+        Whether the training is complete already.
+
+    Raises:
+        ConfigError: if the folder holds another training.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    facts = json.loads(json.dumps(facts))
+    path = out / RECORD_FILE
+    if path.exists():
+        changed = [key for key, value in _flat(read_json(path)).items() if _flat(facts).get(key, value) != value]
+        if changed:
+            raise ConfigError(
+                f"{out} holds a training with another {', '.join(sorted(changed))}. "
+                "Choose another folder, or remove this one."
+            )
+    else:
+        write_json(path, facts)
+    drop_folders(out, ".")
+    complete = (out / "checkpoint" / CHECKPOINT_FILE).exists()
+    if complete:
+        drop_folders(out, "state-")
+        drop_folders(out, "best-")
+    return complete
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {f"setting {key}": value for key, value in facts["config"].items() if key not in _FREE}
+    return {**{key: value for key, value in facts.items() if key != "config"}, **settings}
+
+
+def save_state(out: Path, step: int, tensors: dict[str, Tensor], position: Mapping[str, Any]) -> None:
+    """Save what resuming after ``step`` optimiser steps needs, then drop older states."""
+    from safetensors.torch import save_file
+
+    def fill(draft: Path) -> None:
+        save_file(tensors, draft / "state.safetensors")
+        write_json(draft / "position.json", {"step": step, **position})
+
+    write_folder(out / f"state-{step:06d}", fill)
+    drop_folders(out, "state-", keep=f"state-{step:06d}")
+
+
+def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The latest saved state: (tensors, position), or None."""
+    from safetensors.torch import load_file
+
+    folders = sorted(out.glob("state-*"))
+    if not folders:
+        return None
+    return load_file(folders[-1] / "state.safetensors"), read_json(folders[-1] / "position.json")
+
+
+def drop_folders(out: Path, prefix: str, keep: str | None = None) -> None:
+    """Remove the folders of ``out`` whose name begins with ``prefix``."""
+    for folder in out.glob(f"{prefix}*"):
+        if folder.name != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_checkpoint(folder: Path, loaded: LoadedModel, facts: Mapping[str, Any]) -> None:
+    """Write a checkpoint that `trainers.models.loading.load_model` reads."""
+
+    def fill(draft: Path) -> None:
+        kind = save_weights(loaded.model, loaded.tokenizer, draft)
+        write_json(draft / CHECKPOINT_FILE, checkpoint_record(kind, loaded.config, **seal(draft), **facts))
+
+    write_folder(folder, fill)
+
+
+def seal(folder: Path) -> dict[str, Any]:
+    """The digest over all weights of a folder."""
+    digests = [f"{path.name} {file_digest(path)}" for path in sorted(folder.glob("*.safetensors"))]
+    return {"weights_digest": hashlib.sha256("\n".join(digests).encode()).hexdigest()}

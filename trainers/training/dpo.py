@@ -1,0 +1,244 @@
+"""Preference optimisation: pairs -> the checkpoint of a policy that prefers their chosen sides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icto_gym.errors import DataError
+from trainers.batches import PairBatch, TokenBatch, collate, split_to_fit, to_device
+from trainers.losses import PreferenceLoss, dpo_loss, log_ratio_loss, step_dpo_loss, sum_logps
+from trainers.models.loading import load_model
+from trainers.models.reference import cached_logps
+from trainers.models.scoring import score_tokens
+from trainers.records import PreferencePair
+from trainers.tokenization import Encoded, encode_conversation
+from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
+from trainers.training.config import DPOConfig
+from trainers.training.engine import Engine, prepare
+from trainers.training.loop import Log, fit, total_steps
+from trainers.training.sft import Probe, Start
+
+logger = logging.getLogger(__name__)
+
+
+def train_dpo(
+    pairs: Sequence[PreferencePair],
+    start: Start,
+    config: DPOConfig,
+    out: Path,
+    *,
+    log: Log | None = None,
+    probe: Probe | None = None,
+) -> Path:
+    """Train on pairs against the frozen ``start``; resumes where a killed call stopped.
+
+    The reference log-probabilities of ``start`` are computed once and kept in ``out/reference.safetensors``.
+
+    Args:
+        pairs: what to contrast; their prompts are read, not trained.
+        start: model or checkpoint to start from; an adapter in it goes on learning.
+        config: objective, optimiser and data settings.
+        out: folder of this training.
+        log: gets one record per optimiser step (``step`` counts from 1; see `trainers.training.loop.Log`), and a record
+            of step 0 with the measures of the start. The first and the last record carry ``pairs/...``: means over
+            ``config.diagnostic_pairs`` pairs.
+        probe: measures the policy every ``config.probe_every`` steps and at the end.
+
+    Returns:
+        The checkpoint folder ``out/checkpoint``.
+    """
+    facts = {
+        "training": "dpo",
+        "config": config.to_dict(),
+        "start": describe_start(start),
+        "data_digest": data_digest([asdict(pair) for pair in pairs]),
+    }
+    out = Path(out)
+    if begin(out, facts):
+        return out / "checkpoint"
+    loaded = load_model(start, trainable=True)
+    plan = PairPlan.make(loaded.tokenizer, pairs, config)
+    plan.packed = prepare(loaded.model, config, dropout=False)
+    plan.reference = _reference(loaded.model, plan, out / "reference.safetensors")
+    engine = Engine(loaded.model, config, total_steps(plan.size, config))
+    logger.info("contrasts %s in %d optimiser steps", plan.words, engine.total_steps)
+    if log:
+        log({"step": 0, **plan.measures(plan.reference[plan.sample])})
+    return fit(
+        engine,
+        plan,
+        lambda model, batch: preference_loss(model, batch, config),
+        config,
+        out,
+        save=lambda folder, more: save_checkpoint(folder, loaded, {**facts, "data": plan.counts, **more}),
+        log=log,
+        probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
+        finish=lambda: plan.measures(plan.score(loaded.model, plan.sample)),
+    )
+
+
+def preference_loss(model: Any, batch: PairBatch, config: DPOConfig) -> tuple[Tensor, dict[str, float]]:
+    """The configured objective over a batch of pairs, and what is logged beside it (all means over pairs)."""
+    logps = score_tokens(model, batch.tokens)
+    chosen, rejected = reply_logps(logps, batch.tokens, batch.weights.shape[1]).chunk(2)
+    result = _objective(chosen, rejected, batch, config)
+    loss = result.losses.mean()
+    metrics = _measures(chosen.detach(), rejected.detach(), batch.chosen_reference, batch.rejected_reference)
+    metrics["reward_margin"] = float((result.chosen_rewards - result.rejected_rewards).mean())
+    metrics["preference_loss"] = float(loss.detach())
+    if config.sft_weight:
+        anchor = chosen_nll(logps, batch.tokens).mean()
+        loss = loss + config.sft_weight * anchor
+        metrics["chosen_nll"] = float(anchor.detach())
+    return loss, metrics
+
+
+def reply_logps(logps: Tensor, batch: TokenBatch, turns: int) -> Tensor:
+    """Sums over the tokens of each reply: (N, turns), in nats."""
+    return sum_logps(logps, batch.rows * turns + batch.turns, batch.size * turns).view(batch.size, turns)
+
+
+def chosen_nll(logps: Tensor, batch: TokenBatch) -> Tensor:
+    """Mean negative log-likelihood per token of each chosen side: (B,), in nats per token."""
+    counts = torch.bincount(batch.rows, minlength=batch.size)
+    return (-sum_logps(logps, batch.rows, batch.size) / counts)[: batch.size // 2]
+
+
+def _objective(chosen: Tensor, rejected: Tensor, batch: PairBatch, config: DPOConfig) -> PreferenceLoss:
+    sides = (chosen, rejected, batch.chosen_reference, batch.rejected_reference)
+    options = {"beta": config.beta, "chosen_penalty": config.chosen_penalty}
+    if config.objective == "log_ratio":
+        return log_ratio_loss(chosen.sum(-1), rejected.sum(-1))
+    if config.objective == "step":
+        return step_dpo_loss(*sides, batch.weights, **options)
+    whole = dpo_loss(*(side.sum(-1) for side in sides), **options)
+    if config.objective == "trajectory":
+        return whole
+    steps = step_dpo_loss(*sides, batch.weights, **options)
+    return whole._replace(losses=(1 - config.step_share) * whole.losses + config.step_share * steps.losses)
+
+
+def _measures(
+    chosen: Tensor, rejected: Tensor, chosen_reference: Tensor, rejected_reference: Tensor
+) -> dict[str, float]:
+    """What shows whether a preference is learned or the policy falls apart; each argument is (B, S), in nats."""
+    sides = [side.sum(-1) for side in (chosen, rejected, chosen_reference, rejected_reference)]
+    chosen_change, rejected_change = sides[0] - sides[2], sides[1] - sides[3]
+    return {
+        "reward_accuracy": float((chosen_change > rejected_change).float().mean()),
+        "chosen_logp": float(sides[0].mean()),
+        "rejected_logp": float(sides[1].mean()),
+        "chosen_logp_change": float(chosen_change.mean()),
+        "rejected_logp_change": float(rejected_change.mean()),
+        "log_ratio_margin": float((chosen_change - rejected_change).mean()),
+    }
+
+
+def _reference(model: Any, plan: PairPlan, path: Path) -> Tensor:
+    units = [[pair.chosen, pair.rejected] for pair in plan.pairs]
+    groups = split_to_fit(units, plan.config.micro_batch_tokens, packed=plan.packed)
+    rows = cached_logps(path, plan.size, 2 * plan.turns, groups, lambda group: plan.score(model, group).flatten(1))
+    return rows.view(plan.size, 2, plan.turns)
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A tokenized pair."""
+
+    name: str
+    chosen: Encoded
+    rejected: Encoded
+    weights: tuple[float, ...]
+    """One per pair of steps that both sides have; their sum is positive."""
+
+
+class PairPlan:
+    """Tokenized pairs with their reference, and the micro-batches of a step."""
+
+    def __init__(self, pairs: list[EncodedPair], config: DPOConfig, counts: dict[str, int]) -> None:
+        self.pairs, self.config, self.counts = pairs, config, counts
+        self.size = len(pairs)
+        self.turns = max(max(pair.chosen.n_turns, pair.rejected.n_turns) for pair in pairs)
+        self.packed = False
+        self.reference = torch.zeros(self.size, 2, self.turns)
+        """(N, 2, S): chosen and rejected, summed log-probability of each reply, in nats."""
+        count = min(config.diagnostic_pairs, self.size)
+        self.sample = [number * self.size // count for number in range(count)]
+
+    @classmethod
+    def make(cls, tokenizer: Any, pairs: Sequence[PreferencePair], config: DPOConfig) -> PairPlan:
+        """Tokenize; leave out pairs of which a side has no token to train on, and count them."""
+        kept, cut = [], 0
+        for number, pair in enumerate(pairs):
+            first = len(pair.prompt)
+            sides = [
+                encode_conversation(tokenizer, [*pair.prompt, *side], trainable_from=first)
+                for side in (pair.chosen, pair.rejected)
+            ]
+            short = [side.cut(config.max_length) for side in sides]
+            cut += any(one is not other for one, other in zip(short, sides, strict=True))
+            if all(side.n_turns for side in short):
+                name = f"pair {number}: {pair.chosen_id} over {pair.rejected_id}"
+                kept.append(EncodedPair(name, *short, _weights(pair, *short)))
+        counts = {"pairs": len(kept), "truncated": cut, "dropped": len(pairs) - len(kept)}
+        if not kept:
+            raise DataError(f"None of {len(pairs)} pairs has two sides to train on (max_length {config.max_length}).")
+        return cls(kept, config, counts)
+
+    @property
+    def words(self) -> str:
+        """The counts, for the log."""
+        return f"{self.size} pairs ({self.counts['truncated']} truncated, {self.counts['dropped']} dropped)"
+
+    def batches(self, items: Sequence[int]) -> list[tuple[PairBatch, float]]:
+        """Every pair of the step counts the same."""
+        units = [[self.pairs[item].chosen, self.pairs[item].rejected] for item in items]
+        groups = split_to_fit(units, self.config.micro_batch_tokens, packed=self.packed)
+        return [(self.batch([items[number] for number in group]), len(group) / len(items)) for group in groups]
+
+    def batch(self, items: Sequence[int]) -> PairBatch:
+        """These pairs as one batch."""
+        pairs = [self.pairs[item] for item in items]
+        tokens = collate([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs], packed=self.packed)
+        weights = torch.zeros(len(pairs), self.turns)
+        for row, pair in enumerate(pairs):
+            weights[row, : len(pair.weights)] = torch.tensor(pair.weights)
+        chosen, rejected = self.reference[list(items)].unbind(1)
+        return PairBatch(tokens, weights, chosen, rejected)
+
+    @torch.no_grad()
+    def score(self, model: Any, items: Sequence[int]) -> Tensor:
+        """Log-probabilities of each reply of both sides: (items, 2, S), in nats."""
+        device = next(model.parameters()).device
+        units = [[self.pairs[item].chosen, self.pairs[item].rejected] for item in items]
+        result = torch.zeros(len(items), 2, self.turns)
+        for group in split_to_fit(units, self.config.micro_batch_tokens, packed=self.packed):
+            tokens = to_device(self.batch([items[number] for number in group]).tokens, device)
+            sums = reply_logps(score_tokens(model, tokens), tokens, self.turns)
+            result[group] = torch.stack(sums.chunk(2), 1).cpu().to(result)
+        return result
+
+    def measures(self, logps: Tensor) -> dict[str, float]:
+        """Means over the diagnostic pairs, given their (M, 2, S) log-probabilities."""
+        if not self.sample:
+            return {}
+        found = _measures(*logps.unbind(1), *self.reference[self.sample].unbind(1))
+        return {f"pairs/{name}": value for name, value in found.items()}
+
+    def names(self, items: Sequence[int]) -> list[str]:
+        """Number and trajectory ids."""
+        return [self.pairs[item].name for item in items]
+
+
+def _weights(pair: PreferencePair, chosen: Encoded, rejected: Encoded) -> tuple[float, ...]:
+    """Weights of the steps that both sides (still) have; uniform where none is given or all are 0."""
+    steps = min(chosen.n_turns, rejected.n_turns)
+    weights = tuple(float(weight) for weight in pair.step_weights[:steps]) or (1.0,) * steps
+    return weights if sum(weights) > 0 else (1.0,) * steps

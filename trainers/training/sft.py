@@ -1,0 +1,138 @@
+"""Behavioural cloning: trajectories -> the checkpoint of a policy that writes what they show."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from icto_gym.dialogue import Message, trajectory_messages
+from icto_gym.errors import DataError
+from icto_gym.trajectory import Trajectory
+from trainers.batches import TokenBatch, collate, split_to_fit
+from trainers.losses import sft_loss
+from trainers.models.config import ModelConfig
+from trainers.models.loading import load_model
+from trainers.models.scoring import score_tokens
+from trainers.tokenization import Encoded, encode_conversation
+from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
+from trainers.training.config import SFTConfig
+from trainers.training.engine import Engine, prepare
+from trainers.training.loop import Log, fit, total_steps
+
+logger = logging.getLogger(__name__)
+Start = ModelConfig | str | os.PathLike[str]
+Probe = Callable[[int, Any, Any], Mapping[str, float]]
+"""(step, model, tokenizer) -> numbers; the model is the one in training, so it must be left as it was."""
+
+
+def train_sft(
+    trajectories: Sequence[Trajectory],
+    start: Start,
+    config: SFTConfig,
+    out: Path,
+    *,
+    log: Log | None = None,
+    probe: Probe | None = None,
+) -> Path:
+    """Train on the agent's tokens of every trajectory; resumes where a killed call stopped.
+
+    Args:
+        trajectories: what to imitate.
+        start: model or checkpoint to start from; an adapter in it goes on learning.
+        config: optimiser and data settings.
+        out: folder of this training.
+        log: gets one record per optimiser step (``step`` counts from 1; see `trainers.training.loop.Log`).
+        probe: measures the policy every ``config.probe_every`` steps and at the end.
+
+    Returns:
+        The checkpoint folder ``out/checkpoint``.
+    """
+    conversations = [trajectory_messages(item) for item in trajectories]
+    facts = {
+        "training": "sft",
+        "config": config.to_dict(),
+        "start": describe_start(start),
+        "data_digest": data_digest(conversations),
+    }
+    out = Path(out)
+    if begin(out, facts):
+        return out / "checkpoint"
+    loaded = load_model(start, trainable=True)
+    names = [item.trajectory_id for item in trajectories]
+    plan = SFTPlan.make(loaded.tokenizer, conversations, names, config)
+    plan.packed = prepare(loaded.model, config, dropout=True)
+    engine = Engine(loaded.model, config, total_steps(plan.size, config))
+    logger.info("clones %s in %d optimiser steps", plan.words, engine.total_steps)
+    return fit(
+        engine,
+        plan,
+        cloning_loss,
+        config,
+        out,
+        save=lambda folder, more: save_checkpoint(folder, loaded, {**facts, "data": plan.counts, **more}),
+        log=log,
+        probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
+    )
+
+
+def cloning_loss(model: Any, batch: TokenBatch) -> tuple[Tensor, dict[str, float]]:
+    """The SFT loss of a batch and what is logged beside it."""
+    logps = score_tokens(model, batch)
+    return sft_loss(logps), {"mean_token_probability": float(logps.detach().exp().mean())}
+
+
+class SFTPlan:
+    """Tokenized trajectories, and the micro-batches of a step."""
+
+    def __init__(
+        self, conversations: list[Encoded], names: list[str], config: SFTConfig, counts: dict[str, int]
+    ) -> None:
+        self.conversations, self.names_of, self.config, self.counts = conversations, names, config, counts
+        self.size = len(conversations)
+        self.packed = False
+
+    @classmethod
+    def make(
+        cls, tokenizer: Any, conversations: Sequence[Sequence[Message]], names: Sequence[str], config: SFTConfig
+    ) -> SFTPlan:
+        """Tokenize; leave out what has no token to train on, and count it."""
+        kept, kept_names, cut = [], [], 0
+        for messages, name in zip(conversations, names, strict=True):
+            whole = encode_conversation(tokenizer, messages, train_acknowledgement=config.train_acknowledgement)
+            encoded = whole.cut(config.max_length)
+            cut += encoded is not whole
+            if encoded.n_turns:
+                kept.append(encoded)
+                kept_names.append(name)
+        counts = {"trajectories": len(kept), "truncated": cut, "dropped": len(conversations) - len(kept)}
+        if not kept:
+            raise DataError(
+                f"None of {len(conversations)} trajectories has a token to train on (max_length {config.max_length})."
+            )
+        return cls(kept, kept_names, config, counts)
+
+    @property
+    def words(self) -> str:
+        """The counts, for the log."""
+        tokens = sum(len(item.input_ids) for item in self.conversations)
+        return (
+            f"{self.size} trajectories of {tokens} tokens "
+            f"({self.counts['truncated']} truncated, {self.counts['dropped']} dropped)"
+        )
+
+    def batches(self, items: Sequence[int]) -> list[tuple[TokenBatch, float]]:
+        """Every token of the step counts the same, whichever micro-batch it is in."""
+        chosen = [self.conversations[item] for item in items]
+        groups = split_to_fit([[one] for one in chosen], self.config.micro_batch_tokens, packed=self.packed)
+        made = [collate([chosen[number] for number in group], packed=self.packed) for group in groups]
+        scored = sum(batch.n_scored for batch in made)
+        return [(batch, batch.n_scored / scored) for batch in made]
+
+    def names(self, items: Sequence[int]) -> list[str]:
+        """Trajectory ids."""
+        return [self.names_of[item] for item in items]
