@@ -12,6 +12,7 @@ from icto_gym.core import LazyActions, Outcome, TextEnv
 from icto_gym.envs.webshop.catalog import Catalog, Goal, Nouns
 from icto_gym.envs.webshop.markup import HtmlPages
 from icto_gym.envs.webshop.pages import TextPages
+from icto_gym.envs.webshop.prompt import SYSTEM_PROMPT
 from icto_gym.envs.webshop.raw import load_catalog
 from icto_gym.envs.webshop.search import SearchEngine
 from icto_gym.envs.webshop.session import END, START, Shop, ShopState, parse_action
@@ -51,12 +52,7 @@ class WebShopEnv(TextEnv):
     None each until the purchase.
     """
 
-    @property
-    def system_prompt(self) -> str:  # type: ignore[override]
-        """How to act in this shop."""
-        from icto_gym.envs.webshop.prompt import SYSTEM_PROMPT
-
-        return SYSTEM_PROMPT
+    system_prompt = SYSTEM_PROMPT
 
     def __init__(
         self,

@@ -97,11 +97,12 @@ class HtmlPages:
 
     def _card(self, asin: str) -> tuple[str, str]:
         """A product on a result page: what stands before and after the address of its link."""
-        if asin not in self._cards:
+        card = self._cards.get(asin)
+        if card is None:
             if len(self._cards) > _MANY:
                 self._cards.clear()
             product = self._products[asin]
-            self._cards[asin] = (
+            card = self._cards[asin] = (
                 '<div class="col-lg-12 mx-auto list-group-item">\n<div class="col-lg-4">\n'
                 f'<img src="{escape(product.image)}" class="result-img">\n</div>\n'
                 '<div class="col-lg-8 searched-product">\n'
@@ -110,7 +111,7 @@ class HtmlPages:
                 f'<h4 class="mt-0 font-weight-bold mb-2 product-title">{escape(product.title)}</h4>\n'
                 f'<h5 class="font-weight-bold my-2 product-price">{escape(product.price_text)}</h5>\n</div>\n</div>\n',
             )
-        return self._cards[asin]
+        return card
 
     def _item(self, state: ShopState, product: Product, where: _Addresses) -> str:
         image = f'<img id="product-image" src="{escape(product.image)}" class="item-page-img">\n'

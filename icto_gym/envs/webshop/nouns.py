@@ -42,7 +42,8 @@ class TitleNouns:
         return self._known[title]
 
     def _tagged(self, title: str) -> tuple[str, ...]:
-        nouns = tuple(token.text.lower() for token in _tagger()(title) if token.pos_ in _NOUN_TAGS)
+        readable = title.encode("utf-8", "replace").decode()  # the tagger breaks at lone surrogates
+        nouns = tuple(token.text.lower() for token in _tagger()(readable) if token.pos_ in _NOUN_TAGS)
         if self._disk is not None:
             try:
                 with self._disk:

@@ -101,12 +101,12 @@ class TextPages:
         return f"{wish}{SEPARATOR}Back to Search{SEPARATOR}< Prev{self._keep(kind, str(state.asin))}"
 
     def _keep(self, kind: str, asin: str) -> str:
-        key = (kind, asin)
-        if key not in self._kept:
+        written = self._kept.get((kind, asin))
+        if written is None:
             if len(self._kept) > _MANY:
                 self._kept.clear()
-            self._kept[key] = self._write(kind, self._products[asin])
-        return self._kept[key]
+            written = self._kept[kind, asin] = self._write(kind, self._products[asin])
+        return written
 
     def _write(self, kind: str, product: Product) -> str:
         """A part of a page that depends on the product alone."""

@@ -18,6 +18,8 @@ from icto_gym.envs.webshop.words import analyze
 
 K1, B = np.float32(0.9), np.float32(0.4)
 REMEMBERED_QUERIES, LONGEST_REMEMBERED = 2048, 1000
+LONGEST_QUERY = 50_000
+"""Letters of a query that count. The original breaks at 1,024 different words."""
 
 
 class SearchEngine(Protocol):
@@ -74,7 +76,7 @@ class BM25Engine:
 
     def _ranked(self, query: str, k: int) -> list[tuple[int, float]]:
         scores = np.zeros(len(self._ids), dtype=np.float64)
-        for term, count in Counter(analyze(query)).items():
+        for term, count in Counter(analyze(query[:LONGEST_QUERY])).items():
             if term in self._index:
                 documents, idf, saturation = self._index[term]
                 weight = np.float32(count) * idf

@@ -171,8 +171,8 @@ class Shop:
             return self._buy(state, goal)
         if text == "back to search":
             return ShopState(draws=state.draws)
-        where = _believed_page(state)
-        if where == "search_results" and text in ("next >", "< prev"):
+        where = _believed_page(state) if text in ("next >", "< prev") else ""
+        if where == "search_results":
             return self._search(state, state.keywords, state.number + (1 if text == "next >" else -1), seed)
         if text == "< prev" and where == "item_page":
             return self._search(state, state.keywords, state.number, seed)

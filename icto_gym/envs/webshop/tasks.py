@@ -7,6 +7,7 @@ set, the rest is for training. The built-in data brings its own splits.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
@@ -42,6 +43,7 @@ class ShopTasks:
             for split in _FIRST_SPLITS:  # a small catalogue may leave some empty
                 self._splits.setdefault(split, [])
         self._manifests: dict[str | None, Manifest] = {}
+        self._lists: dict[str, tuple[int, Manifest]] = {}
 
     def goal(self, task: Task) -> Goal:
         """The goal behind a task.
@@ -56,13 +58,21 @@ class ShopTasks:
     def manifest(self, split: str | None) -> Manifest:
         """The tasks of a split or of a list file; None: all, the original's in shuffled order."""
         if is_list_path(split):
-            return read_task_list(str(split), {task.task_id: task for task in self._in_order}, ENV_ID)
+            return self._read_list(str(split))
         if split not in self._manifests:
             if split is not None:
                 check_name(split, self._splits, "split", InvalidTask)
             tasks: Sequence[Task] = self._in_order if split is None else self._splits[split]
             self._manifests[split] = Manifest(ENV_ID, split, tasks)
         return self._manifests[split]
+
+    def _read_list(self, path: str) -> Manifest:
+        """A user's list, read again only if the file has changed."""
+        stamp = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
+        if path not in self._lists or self._lists[path][0] != stamp:
+            known = {task.task_id: task for task in self._in_order}
+            self._lists[path] = (stamp, read_task_list(path, known, ENV_ID))
+        return self._lists[path][1]
 
 
 def shop_tasks(data: str, goals: str = "human", num_products: int | None = None, catalog_seed: int = 0) -> ShopTasks:
