@@ -20,6 +20,10 @@ from trainers.evaluation.metrics import (
 )
 
 
+_ROUNDING = 1e-9
+"""An end of an interval this close to 0 is 0: differences of means are not exact."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """First minus second on the same tasks."""
@@ -40,11 +44,15 @@ class Comparison:
     def words(self) -> str:
         """The verdict as a sentence."""
         name = self.metric.replace("_", " ")
-        figures = f"{self.difference:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.n} tasks"
+        difference, low, high = (f"{value + 0.0:+.3f}" for value in self._rounded())
+        figures = f"{difference}, 95 % interval {low} to {high}, {self.n} tasks"
         if self.better == "unclear":
             return f"No difference in {name} is shown between {self.first} and {self.second} ({figures})."
         winner, loser = (self.first, self.second) if self.better == "first" else (self.second, self.first)
         return f"{winner} is better than {loser} in {name} ({self.first} minus {self.second}: {figures})."
+
+    def _rounded(self) -> tuple[float, float, float]:
+        return round(self.difference, 3), round(self.low, 3), round(self.high, 3)
 
 
 def paired_difference(
@@ -100,6 +108,6 @@ def _check_tasks(first: set[str], second: set[str], *, force: bool) -> None:
 
 
 def _better(low: float, high: float, higher_is_better: bool) -> str:
-    if low <= 0.0 <= high:
+    if low <= _ROUNDING and high >= -_ROUNDING:
         return "unclear"
     return "first" if (low > 0) == higher_is_better else "second"

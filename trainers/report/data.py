@@ -1,0 +1,226 @@
+"""Reads a run folder for the report; a part that is missing or broken is noted and left out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from icto_gym.errors import IctoError
+from icto_gym.files import read_json
+from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Trajectory
+from trainers.evaluation.metrics import Estimate, metrics_from_json, summarize
+from trainers.records import PreferencePair, StepRewards, Verdict, read_records
+
+CLONED = ("sft", "bc", "cloning", "cloned")
+"""Labels of the policy that results are compared with, the first that is there."""
+_ORDER = {"random": 0, "expert": 1, "base": 2, **dict.fromkeys(CLONED, 3)}
+_NAMES = {"base": "base model", "sft": "cloned", "bc": "cloned", "cloning": "cloned"}
+
+
+@dataclass
+class Evaluation:
+    """One policy on one split."""
+
+    label: str
+    split: str
+    record: dict[str, Any]
+    trajectories: list[Trajectory]
+
+    @cached_property
+    def metrics(self) -> dict[str, Estimate]:
+        """As ``metrics.json`` has them, else computed from the trajectories."""
+        kept = self.record.get("metrics")
+        return metrics_from_json(kept) if kept else summarize(self.trajectories)
+
+
+@dataclass
+class Iteration:
+    """One round of exploring and learning."""
+
+    number: int
+    folder: Path
+    facts: dict[str, Any]
+    """``metrics.json`` of the iteration: explored, judged, pairs, training."""
+    pairs: list[PreferencePair]
+    verdicts: list[Verdict]
+    step_rewards: dict[str, StepRewards]
+    trajectories: dict[str, Trajectory]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What pairing counted."""
+        counts = self.facts.get("pairs", {})
+        return counts.get("counts", {}) if isinstance(counts, dict) else {}
+
+
+@dataclass
+class RunData:
+    """What a run left behind, as far as it could be read."""
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
+    demonstrations: dict[str, Trajectory] = field(default_factory=dict)
+    training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Lines of ``metrics.jsonl`` by stage."""
+    probes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Dev numbers while training, by stage."""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """Records of finished stages, in the order they ended."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be read, in words."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels of all evaluated policies, in the order they came to be."""
+        return sorted({item.label for item in self.evaluations}, key=label_order)
+
+    @property
+    def splits(self) -> list[str]:
+        """Evaluated splits; those that are reported (test, ood) before those that choices were made on."""
+        found = {item.split for item in self.evaluations}
+        return sorted(found, key=lambda split: (any(word in split for word in ("dev", "train", "seen")), split))
+
+    @property
+    def baseline(self) -> str | None:
+        """The label that others are compared with."""
+        return next((label for label in CLONED if label in self.labels), None)
+
+    def evaluation(self, label: str | None, split: str) -> Evaluation | None:
+        """The evaluation of one policy on one split, if it was made."""
+        return next((item for item in self.evaluations if (item.label, item.split) == (label, split)), None)
+
+
+def label_order(label: str) -> tuple[int, str, int]:
+    """Before training, cloned, then iterations by number."""
+    stem, number = re.fullmatch(r"(.*?)[-_]?(\d*)", label, re.DOTALL).groups()  # type: ignore[union-attr]
+    return _ORDER.get(label, 9), stem, int(number[-9:] or 0)
+
+
+def display_name(label: str) -> str:
+    """How a policy is called in tables: ``icto-1`` -> ``ICTO 1``."""
+    if label in _NAMES:
+        return _NAMES[label]
+    match = re.fullmatch(r"(icto|eto|ipr|rlcd|nat|rft)[-_](\d{1,9})", label)
+    return f"{match[1].upper()} {int(match[2])}" if match else label
+
+
+def read_run(folder: Path | str) -> RunData:
+    """Read everything the report shows.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no run folder {folder}.")
+    return _Reader(folder).read()
+
+
+class _Reader:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = RunData(folder)
+
+    def read(self) -> RunData:
+        run, folder = self.run, self.folder
+        run.config = self._try(folder / "config.yaml", _read_yaml, {})
+        run.demonstrations = self._trajectories(folder / "demonstrations.jsonl")
+        for path in sorted(folder.glob("evaluation/*/*/")):
+            self._read_evaluation(path)
+        run.evaluations.sort(key=lambda item: (label_order(item.label), item.split))
+        for path in sorted(folder.glob("iteration-*/")):
+            self._read_iteration(path)
+        for line in self._try(folder / "metrics.jsonl", read_lines, []):
+            run.training.setdefault(str(line.get("stage", "training")), []).append(line)
+        for path in sorted([*folder.glob("*/probes.jsonl"), *folder.glob("*/*/probes.jsonl")]):
+            run.probes[path.parent.relative_to(folder).as_posix()] = self._try(path, read_lines, [])
+        records = (self._try(path, _read_object, {}) for path in folder.glob("stages/*.json") if _is_done(path))
+        run.stages = sorted((item for item in records if item), key=lambda item: str(item.get("finished", "")))
+        return run
+
+    def _read_evaluation(self, folder: Path) -> None:
+        record = self._try(folder / "metrics.json", _read_object, {})
+        trajectories = list(self._trajectories(folder / "trajectories.jsonl").values())
+        label, split = str(record.get("label", folder.parent.name)), str(record.get("split", folder.name))
+        found = Evaluation(label, split, record, trajectories)
+        try:
+            if found.metrics:
+                self.run.evaluations.append(found)
+        except IctoError as error:
+            self.run.notes.append(f"{folder.relative_to(self.folder)}: {error}")
+
+    def _read_iteration(self, folder: Path) -> None:
+        match = re.search(r"(\d{1,9})$", folder.name)
+        rewards: list[StepRewards] = self._records(folder / "step_rewards.jsonl", StepRewards)
+        self.run.iterations.append(
+            Iteration(
+                number=int(match[1]) if match else 0,
+                folder=folder,
+                facts=self._try(folder / "metrics.json", _read_object, {}) or self._facts(folder),
+                pairs=self._records(folder / "pairs.jsonl", PreferencePair),
+                verdicts=self._records(folder / "verdicts.jsonl", Verdict),
+                step_rewards={item.trajectory_id: item for item in rewards},
+                trajectories=self._trajectories(folder / "trajectories.jsonl"),
+            )
+        )
+
+    def _facts(self, folder: Path) -> dict[str, Any]:
+        """Of an iteration that is still going on: what its finished stages recorded."""
+        found = {}
+        for key, stage in (("explored", "trajectories"), ("judged", "verdicts"), ("pairs", "pairs")):
+            record = self._try(self.folder / "stages" / f"{folder.name}.{stage}.json", _read_object, {})
+            if record:
+                found[key] = record.get("facts", {})
+        return found
+
+    def _trajectories(self, path: Path) -> dict[str, Trajectory]:
+        return self._try(path, lambda file: {item.trajectory_id: item for item in TrajectoryStore(file)}, {})
+
+    def _records(self, path: Path, cls: Any) -> list[Any]:
+        return self._try(path, lambda file: read_records(file, cls), [])
+
+    def _try(self, path: Path, read: Callable[[Path], Any], default: Any) -> Any:
+        if not path.exists():
+            return default
+        try:
+            return read(path)
+        except (IctoError, OSError, ValueError, yaml.YAMLError) as error:
+            self.run.notes.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            return default
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{type(found).__name__} in place of an object")
+    return found
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON objects; a torn last line is left out."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    found = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [line for line in found if isinstance(line, dict)]
+
+
+def _is_done(path: Path) -> bool:
+    return not path.name.endswith(".started.json")

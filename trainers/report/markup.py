@@ -1,0 +1,71 @@
+"""Writing HTML: every text that comes from outside passes through `text` and stays text."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_FOLD_CHARACTERS, _FOLD_LINES = 260, 5
+_LONGEST = 12_000
+
+
+def text(value: object) -> str:
+    """Any value as text that is safe between tags and in attributes; what cannot be shown is made visible."""
+    shown = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value).replace("\r\n", "\n"))
+    shown = _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", shown)
+    return html.escape(shown, quote=True)
+
+
+def element(tag: str, *children: str, **attributes: object) -> str:
+    """An element; children are HTML already, attribute values are escaped here (``class_`` -> ``class``)."""
+    written = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{text(value)}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    return f"<{tag}{written}>{''.join(children)}</{tag}>"
+
+
+def foldable(value: str, *, kind: str = "") -> str:
+    """A block of someone else's text; a long one shows its beginning and opens on request."""
+    value = value.strip("\n")
+    if len(value) > _LONGEST:
+        value = f"{value[:_LONGEST]}\n[… {len(value) - _LONGEST} more characters are in the run folder]"
+    if len(value) <= _FOLD_CHARACTERS and value.count("\n") < _FOLD_LINES:
+        return element("pre", text(value), class_=f"text {kind}".strip(), dir="auto")
+    beginning = "\n".join(value.split("\n")[:3])[:180].rstrip()
+    summary = element("summary", element("span", text(beginning) + " …", class_="text", dir="auto"))
+    body = element("pre", text(value), class_="text", dir="auto")
+    return element("details", summary, body, class_=f"fold {kind}".strip())
+
+
+def table(head: Iterable[str], rows: Iterable[Sequence[str]], *, class_: str = "", marked: int | None = None) -> str:
+    """A table; cells are HTML already. On a narrow screen every cell carries its column's title.
+
+    Args:
+        head: titles of the columns.
+        rows: their cells; the first names the row.
+        class_: of the table.
+        marked: number of a row to stand out.
+    """
+    titles = list(head)
+    header = element("tr", *(element("th", title, scope="col") for title in titles))
+    body = "".join(
+        element(
+            "tr",
+            *(_cell(place, cell, titles[place]) for place, cell in enumerate(row)),
+            class_="marked" if number == marked else None,
+        )
+        for number, row in enumerate(rows)
+    )
+    inner = element("table", element("thead", header), element("tbody", body), class_=class_)
+    return element("div", inner, class_="scroll")
+
+
+def _cell(place: int, cell: str, title: str) -> str:
+    if place == 0:
+        return element("th", cell, scope="row")
+    return element("td", cell, data_title=html.unescape(re.sub("<[^>]*>", "", title)))
