@@ -19,7 +19,6 @@ from trainers.evaluation.metrics import (
     task_means,
 )
 
-
 _ROUNDING = 1e-9
 """An end of an interval this close to 0 is 0: differences of means are not exact."""
 
