@@ -33,8 +33,8 @@ from icto_gym.errors import DataError
 from icto_gym.files import cache_dir, read_json, write_text
 
 SEED = 1
-FAMILIES_PER_KIND = (1,) * 23 + (2,) * 13 + (3,) * 4
-"""Of the 40 kinds of a department."""
+FAMILIES_PER_KIND = (1,) * 39 + (2,) * 11
+"""Of the 50 kinds of a department."""
 FAMILY_SIZES = (3,) * 47 + (4,) * 11 + (5,) * 3
 """Of the 61 families of a department: 200 products."""
 CONTRASTS = ("feature",) * 8 + ("option",) * 6 + ("extra",) * 4 + ("price",) * 4
@@ -222,9 +222,9 @@ def _option_sets(
     for parts in names:
         pool = OPTION_VALUES[parts[-1]]
         drawn = dice.shuffled(pool)
-        first[parts[0]] = second[parts[0]] = _in_order(drawn[:3], pool)
+        first[parts[0]] = second[parts[0]] = _in_order(drawn[: 2 + dice.below(2)], pool)
         if parts[0] == chosen:
-            second[chosen] = _in_order(drawn[2:5], pool)
+            first[chosen], second[chosen] = _in_order(drawn[:3], pool), _in_order(drawn[2:5], pool)
             own[0][chosen], own[1][chosen] = tuple(drawn[:2]), tuple(drawn[3:5])
     return (first, second), own
 
@@ -235,7 +235,7 @@ def _in_order(values: Sequence[str], pool: Sequence[str]) -> tuple[str, ...]:
 
 def _member(dice: Dice, department: str, section: Section, kind: str, brand: str, draft: _Draft) -> _Member:
     title = f"{brand} {draft.feature} {draft.make} {kind}".title()
-    if dice.chance(0.4):
+    if dice.chance(0.25):
         title = f"{title} {dice.pick(TITLE_TAILS)}"
     bullets = [draft.feature, draft.extra]
     if dice.chance(0.3):

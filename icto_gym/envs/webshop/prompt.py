@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from icto_gym.dialogue import Message
 
-SYSTEM_PROMPT = """You are shopping. Buy the product that meets every wish of the instruction: features, options and price.
+SYSTEM_PROMPT = """\
+You are in a shop. Buy the product that meets every wish of the instruction: features, options, price.
 There are two commands:
 search[words] looks for products, from the start page.
 click[text] presses a button, a product code or an option value that the page shows.

@@ -17,7 +17,7 @@ from icto_gym.envs.webshop.raw import load_catalog
 from icto_gym.envs.webshop.reward import ENOUGH, normalize_color, purchase_reward
 from icto_gym.envs.webshop.words import analyze
 
-DIGEST = "d1e5f7a28acdf3a99905a36956a2d3dce88ff89246d9803e6506bb15164bd473"
+DIGEST = "73a39010eb18228e70a1a2751eaa5ee7d4c47a9b6c004b4272ed18922493b016"
 
 
 @pytest.fixture(scope="module")
