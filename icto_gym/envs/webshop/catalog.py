@@ -206,7 +206,7 @@ def _product(
     if asin == "nan" or len(asin) > _LONGEST_CODE or asin in known:
         return None
     place = _Place(place.file, f"{place.record} ({asin})")
-    attributes = _NO_ATTRIBUTES
+    attributes: tuple[str, ...] = _NO_ATTRIBUTES
     if "attributes" in _expect(ins.get(asin, {}), dict, ins_name, f"record {asin!r}", "content"):
         attributes = _Place(ins_name, f"record {asin!r}").texts(ins[asin], "attributes")
     pricing, price_text = _pricing(item.get("pricing"), place)

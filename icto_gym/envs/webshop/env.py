@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Sequence
@@ -88,7 +89,12 @@ class WebShopEnv(TextEnv):
         if isinstance(catalog_seed, bool) or not isinstance(catalog_seed, int):
             raise ConfigError(f"catalog_seed is {catalog_seed!r}; give a whole number.")
         self.observation_mode = observation_mode
-        self._data = {"data": str(data), "goals": goals, "num_products": num_products, "catalog_seed": catalog_seed}
+        self._data: dict[str, Any] = {
+            "data": str(data),
+            "goals": goals,
+            "num_products": num_products,
+            "catalog_seed": catalog_seed,
+        }
         self._shop_options: dict[str, Any] = {
             "engine": search_engine, "nouns": nouns, "show_attributes": bool(show_attrs)
         }  # fmt: skip
@@ -132,9 +138,11 @@ class WebShopEnv(TextEnv):
         goals: str = "human",
         num_products: int | None = None,
         catalog_seed: int = 0,
-        **unused: Any,
+        **others: Any,
     ) -> Manifest:
-        """List tasks; arguments of the constructor that do not choose data are accepted and ignored."""
+        """List tasks; arguments of the constructor that do not choose data are accepted and make no difference."""
+        for name in others:
+            check_name(name, inspect.signature(cls).parameters, "argument of WebShop")
         return shop_tasks(str(data), goals, num_products, catalog_seed).manifest(split)
 
     def manifest(self, split: str | None = None) -> Manifest:

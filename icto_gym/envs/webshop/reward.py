@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from icto_gym.envs.webshop.fuzzy import token_set_ratio
+from icto_gym.envs.webshop.nouns import tagged_nouns
 
 ENOUGH = 85
 """Two texts are the same if their token-set score is above this."""
@@ -119,8 +120,7 @@ def _levels(category: str) -> frozenset[str]:
 
 
 def _title_score(bought: str, wanted: str, nouns: Callable[[str], Sequence[str]] | None) -> float:
-    if nouns is None:
-        from icto_gym.envs.webshop.nouns import tagged_nouns as nouns
+    nouns = nouns if nouns is not None else tagged_nouns
     wanted_nouns = nouns(wanted)
     if not wanted_nouns:
         return 0.2

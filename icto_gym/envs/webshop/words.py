@@ -80,8 +80,10 @@ def _joins(last: str, kind: str, text: str, i: int) -> bool:
 @lru_cache(maxsize=1 << 14)
 def _kind(character: str) -> str:
     category = unicodedata.category(character)
-    if category in ("Nd",):
+    if category == "Nd":
         return "digit"
+    if category == "So" and character >= "\U0001f300":
+        return "alone"  # emoji
     if category == "Pc":
         return "link"
     if category in ("Mn", "Me", "Mc", "Cf"):

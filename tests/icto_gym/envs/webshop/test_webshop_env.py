@@ -265,6 +265,9 @@ def test_wrong_arguments_name_the_nearest_right_one():
     ):
         with pytest.raises(ConfigError, match=message):
             WebShopEnv(**arguments)
+    with pytest.raises(ConfigError, match="Did you mean 'num_products'"):
+        icto_gym.tasks("icto/WebShop-v0", num_product=3)
+    assert icto_gym.tasks("icto/WebShop-v0", "dev", observation_mode="html")
     with pytest.raises(InvalidTask, match="Did you mean 'test'"):
         icto_gym.tasks("icto/WebShop-v0", split="tset")
 
