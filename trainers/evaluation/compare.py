@@ -43,7 +43,7 @@ class Comparison:
     def words(self) -> str:
         """The verdict as a sentence."""
         name = self.metric.replace("_", " ")
-        difference, low, high = (f"{value + 0.0:+.3f}" for value in self._rounded())
+        difference, low, high = (f"{value + 0.0:+.3f}".replace("-", "−") for value in self._rounded())
         figures = f"{difference}, 95 % interval {low} to {high}, {self.n} tasks"
         if self.better == "unclear":
             return f"No difference in {name} is shown between {self.first} and {self.second} ({figures})."

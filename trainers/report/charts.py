@@ -54,7 +54,7 @@ def line_chart(
     series = [one for one in (Series(name, _finite(points)) for name, points in series) if one.points]
     if not series:
         return ""
-    frame = _Frame(series, bool(x_names), zero)
+    frame = _Frame(series, bool(x_names), zero or percent)  # a share is seen against 0
     places = list(enumerate(x_names)) if x_names else [(tick, f"{tick:g}") for tick in frame.x_ticks()]
     parts = [_grid(frame, percent), *(_x_name(frame, x, name) for x, name in places)]
     if zero:
@@ -67,7 +67,8 @@ def line_chart(
     legend = "".join(
         element("span", element("i", class_=f"swatch s{place % 4}"), text(one.name)) for place, one in enumerate(series)
     )
-    caption = element("figcaption", element("b", text(title)), element("span", legend, class_="legend"))
+    named = element("span", legend, class_="legend") if len(series) > 1 else ""
+    caption = element("figcaption", element("b", text(title)), named)
     return element("figure", caption, drawing, element("small", text(x_title)) if x_title else "", class_="chart")
 
 

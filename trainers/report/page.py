@@ -16,8 +16,8 @@ from trainers.report.markup import element, text
 from trainers.report.viewer import choose_contrasts, viewer
 
 _HOW_TO_READ = (
-    "Every figure is a mean over tasks with its 95 % bootstrap interval. A difference is paired by task; it is "
-    "coloured only where its interval leaves out 0."
+    "Every figure is a mean over tasks with its 95 % bootstrap interval. Below it stands the difference to the cloned "
+    "policy, paired by task; it is coloured only where its interval leaves out 0."
 )
 
 

@@ -26,12 +26,21 @@ def results(run: RunData) -> str:
     parts = []
     for split in run.splits:
         rows = table_rows(run, split)
-        head = f"{text(split)} <small>{rows[0].tasks} tasks</small>"
-        parts += [element("h3", head), _main_table(rows)]
-        parts += [element("p", text(words), class_="verdict-line") for words in verdicts_in_words(run, split)]
+        parts += [
+            element("h3", f"{text(split)} <small>{text(_about_split(run, split, rows))}</small>"),
+            _main_table(rows),
+        ]
+        words = verdicts_in_words(run, split)
+        parts += [element("div", *(element("p", text(one)) for one in words), class_="verdict-line")] if words else []
         more = _more_table(rows)
         parts.append(element("details", element("summary", "more measures"), more, class_="plain") if more else "")
     return element("div", *parts, class_="results")
+
+
+def _about_split(run: RunData, split: str, rows: Sequence[Row]) -> str:
+    probe = run.config.get("probe")
+    chosen = isinstance(probe, dict) and probe.get("split") == split
+    return f"{rows[0].tasks} tasks" + (", also used to choose checkpoints, so its figures flatter" if chosen else "")
 
 
 def _main_table(rows: Sequence[Row]) -> str:
@@ -74,8 +83,7 @@ def _difference(column: Column, value: Comparison | None) -> str:
         return ""
     kind = {"first": " up", "second": " down", "unclear": ""}[value.better]
     figures = (
-        f"{column.difference(value.difference)} "
-        f"({column.difference(value.low)} to {column.difference(value.high)}) to {value.second}"
+        f"{column.difference(value.difference)} ({column.difference(value.low)} to {column.difference(value.high)})"
     )
     return element("span", text(figures), class_=f"difference{kind}", title=value.words)
 
@@ -102,7 +110,7 @@ def curves(run: RunData) -> str:
     if len(labels) < 2:
         return ""
     charts = [_curve(run, labels, column) for column in MAIN_COLUMNS]
-    return element("div", *charts, class_="charts")
+    return element("div", *charts, class_="charts wide")
 
 
 def _curve(run: RunData, labels: Sequence[str], column: Column) -> str:
@@ -149,7 +157,7 @@ def _training_charts(run: RunData, stage: str) -> str:
     charts = [
         line_chart("loss", [_series(lines, "train/loss", "loss")], x_title="optimiser steps", marks=len(lines) < 3),
         line_chart(
-            "log-probability against the reference, nats",
+            "change of log-probability, nats",
             [_series(lines, f"train/{side}_logp_change", side) for side in ("chosen", "rejected")],
             x_title="optimiser steps", marks=len(lines) < 3, zero=True,
         ),
@@ -210,6 +218,24 @@ def _before_and_after(run: RunData, stage: str) -> dict[str, float]:
     return {}
 
 
+_COUNTS = {
+    "tasks": "tasks explored", "tasks paired": "tasks with pairs", "ties": "tasks with ties only",
+    "without a success": "tasks without a success", "without a failure": "tasks without a failure",
+    "without a usable contrast": "tasks without a usable contrast", "pairs": "pairs",
+    "expert chosen": "pairs with the expert chosen", "broken": "episodes: broken",
+    "not to be chosen": "successes refused by the judge", "not to be rejected": "failures that teach nothing",
+    "identical": "left out: identical", "different start": "left out: different start",
+    "nothing trainable": "left out: nothing to train", "repeated": "left out: repeated",
+    "over the limit per task": "left out: over the limit per task", "one-sided": "left out: one-sided",
+    "too often the expert": "left out: too often the expert",
+    "random steps on the chosen side": "left out: random steps on the chosen side",
+    "a random step decides": "left out: a random step decides",
+    "the expert's steps on the rejected side": "left out: the expert's steps would be rejected",
+    "rewards as recorded": "step rewards taken as recorded",
+}  # fmt: skip
+"""What pairing counts, in the order and words of the table."""
+
+
 def _explored(iteration: Iteration) -> str:
     episodes = list(iteration.trajectories.values())
     rows = [("episodes explored", str(len(episodes))), ("of them successful", str(sum(e.success for e in episodes)))]
@@ -221,12 +247,11 @@ def _explored(iteration: Iteration) -> str:
 
 
 def _paired(run: RunData, iteration: Iteration) -> str:
-    counts = {name: number for name, number in iteration.counts.items() if number and name not in ("pairs", "tasks")}
-    rows = [("tasks", str(iteration.counts["tasks"]))] if "tasks" in iteration.counts else []
-    rows += [("pairs", str(len(iteration.pairs)))] if iteration.pairs or rows else []
-    rows += [(name, str(number)) for name, number in counts.items()]
+    counts = {**iteration.counts, "pairs": len(iteration.pairs)} if iteration.counts or iteration.pairs else {}
+    order = [*_COUNTS, *(name for name in counts if name not in _COUNTS)]
+    rows = [(_COUNTS.get(name, name), str(counts[name])) for name in order if counts.get(name)]
     changes = _before_and_after(run, f"{iteration.folder.name}/dpo")
-    rows += [(f"{side} log-probability, change in nats", f"{changes[side]:+.2f}".replace("-", "−")) for side in changes]
+    rows += [(f"{side}: log-probability, nats", f"{changes[side]:+.2f}".replace("-", "−")) for side in changes]
     return _facts("pairs and what fell out", rows) if rows else ""
 
 
@@ -239,9 +264,13 @@ def _taught(run: RunData, iteration: Iteration) -> str:
         ("chosen response is the longer one", f"{balance.chosen_longer} of {balance.pairs}"),
     ]
     rows += [(kind, str(number)) for kind, number in list(balance.kinds.items())[:6]]
-    words = [f"{word.word} {word.chosen_only}:{word.rejected_only}" for word in balance.one_sided_words[:6]]
-    rows += [("one-sided words, chosen : rejected", ", ".join(words))] if words else []
-    return _facts("what the pairs teach", rows)
+    words = "".join(
+        element("span", f"{text(word.word)} {word.chosen_only} : {word.rejected_only}")
+        for word in balance.one_sided_words
+    )
+    title = "in how many pairs only the chosen (left) or only the rejected (right) response has the word"
+    line = element("p", "<small>one-sided words: </small>", element("small", words), class_="words", title=title)
+    return element("div", _facts("what the pairs teach", rows), line if words else "")
 
 
 def _facts(title: str, rows: Sequence[tuple[str, str]]) -> str:

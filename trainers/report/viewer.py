@@ -180,7 +180,7 @@ def _steps(item: SideBySide, parting: int) -> Iterable[str]:
     leads = cumulative_contrast(item.left_rewards, item.right_rewards)
     for t, lead in enumerate(leads):
         if t == parting:
-            yield element("div", element("span", f"here they part: t* = {t + 1}"), class_="parting")
+            yield element("div", element("span", f"here they part: step {t + 1}"), class_="parting")
         left, right = _step_of(item, "left", t), _step_of(item, "right", t)
         gutter = element("div", element("b", str(t + 1)), _lead(lead, item.rewards_from), class_="gutter")
         if t < parting:

@@ -1,0 +1,271 @@
+"""The page: complete, self-contained, lenient about what is missing, and hostile text stays text."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icto_gym.files import write_json
+from trainers.evaluation.metrics import Estimate
+from trainers.records import write_records
+from trainers.report import Row, read_run, run_text, table_rows, table_text, write_report
+from trainers.report.charts import Point, Series, line_chart, stacked_bars
+from trainers.report.data import display_name, label_order
+from trainers.report.markup import element, foldable, text
+from trainers.report.viewer import choose_contrasts
+
+_spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
+runs = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(runs)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return runs.make_run(tmp_path_factory.mktemp("runs") / "first", tasks=8, iterations=1)
+
+
+class Page(HTMLParser):
+    """Tags, ids and text of a page; notices what does not nest."""
+
+    VOID = frozenset(("meta", "br", "link", "img", "input"))
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.ids, self.attributes, self.words, self._open = [], [], [], [], []
+        self.feed(source)
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open and self._open[-1] == tag, f"</{tag}> closes <{self._open[-1:]}>"
+        self._open.pop()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(folder, out):
+    return write_report(folder, out).read_text(encoding="utf-8")
+
+
+def test_the_page_holds_every_part_and_asks_for_nothing_from_outside(run_folder, tmp_path):
+    source = page_of(run_folder, tmp_path / "report.html")
+    page = Page(source)
+    for title in (
+        "Results",
+        "Over the iterations",
+        "What training did",
+        "Why episodes end",
+        "Two episodes of one task",
+    ):
+        assert title in page.text
+    assert "ICTO 1" in page.text and "cloned" in page.text and "here they part" in page.text
+    assert not re.search(r"https?://|url\(|@import|<link|<img|<iframe", source)
+    assert not any(name in ("src", "srcset") for name, _ in page.attributes)
+    assert all(value.startswith("#") for name, value in page.attributes if name == "href")
+    assert "default-src 'none'" in source.replace("&#x27;", "'")
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_only_its_own_script_may_run(run_folder, tmp_path):
+    import base64
+    import hashlib
+
+    source = page_of(run_folder, tmp_path / "report.html")
+    scripts = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"sha256-{digest}" in source
+    assert not re.search(r"\son\w+=", source.replace(scripts[0], ""))
+
+
+def test_hostile_text_stays_text(tmp_path):
+    folder = runs.make_run(tmp_path / "evil", tasks=4, iterations=1)
+    hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\ud800\u202e"
+    for label in ("sft", "icto-1"):
+        path = folder / "evaluation" / label / "test"
+        played = [
+            replace(
+                item, instruction=hostile, final_observation=hostile * 40, policy=hostile,
+                steps=tuple(
+                    replace(step, thought=hostile, action=hostile, observation=hostile) for step in item.steps
+                ),
+                score=float(label == "icto-1"),
+            )
+            for item in runs.play(label, "test", 4, (1.0, 0.0))
+        ]  # fmt: skip
+        write_records(path / "trajectories.jsonl", played)
+        record = json.loads((path / "metrics.json").read_text())
+        write_json(path / "metrics.json", {**record, "env_id": hostile, "decoding": {hostile: hostile}})
+    source = page_of(folder, tmp_path / "report.html")
+    page = Page(source)
+    assert page.tags.count("script") == 1 and "img" not in page.tags
+    assert "<script>alert(1)</script>" in page.text and "\\x00\\ud800" in page.text
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+
+
+@given(st.text(st.characters(), max_size=60))
+def test_any_text_is_one_node_and_can_be_written(value):
+    source = element("p", text(value), title=value)
+    source.encode("utf-8")
+    page = Page(source)
+    assert page.tags == ["p"]
+    assert "<" not in value or "<" in "".join(page.words)
+
+
+@given(st.text(st.characters(), max_size=400))
+def test_a_foldable_text_is_well_formed(value):
+    assert {"script", "img"}.isdisjoint(Page(foldable(value * 3)).tags)
+
+
+def test_a_long_text_is_folded_and_a_very_long_one_cut():
+    assert Page(foldable("short")).tags == ["pre"]
+    assert Page(foldable("long " * 100)).tags[0] == "details"
+    huge = foldable("x" * 5_000_000)
+    assert len(huge) < 20_000 and "more characters are in the run folder" in huge
+
+
+# ---- what is missing or broken
+def test_an_empty_folder_makes_a_page_that_says_so(tmp_path):
+    page = Page(page_of(tmp_path, tmp_path / "report.html"))
+    assert "No policy has been evaluated yet." in page.text and "Nothing has been trained yet." in page.text
+    assert run_text(read_run(tmp_path)) == "There are no evaluations yet.\n"
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no run folder"):
+        write_report(tmp_path / "nowhere", tmp_path / "report.html")
+
+
+def test_broken_parts_are_named_and_the_rest_is_shown(tmp_path):
+    folder = runs.make_run(tmp_path / "torn", tasks=4, iterations=1)
+    (folder / "iteration-01" / "pairs.jsonl").write_text("{}\n")
+    (folder / "evaluation" / "base" / "dev" / "metrics.json").write_text("[1]")
+    (folder / "evaluation" / "sft" / "dev" / "metrics.json").write_text('{"metrics": {"success_rate": 1}}')
+    (folder / "config.yaml").write_text("a: [")
+    with open(folder / "metrics.jsonl", "a") as handle:
+        handle.write('{"stage": "sft", "st')
+    run = read_run(folder)
+    assert len(run.notes) == 4 and any("pairs.jsonl line 1: field task_id is missing" in note for note in run.notes)
+    assert run.evaluation("base", "dev").metrics["success_rate"].n == 4  # computed from the episodes
+    assert len(run.training["sft"]) == 40
+    page = Page(page_of(folder, tmp_path / "report.html"))
+    assert page.text.count("Could not be read") == 4 and "ICTO 1" in page.text
+
+
+def test_an_iteration_that_is_still_going_on_shows_what_its_stages_recorded(tmp_path):
+    folder = runs.make_run(tmp_path / "half", tasks=4, iterations=1)
+    (folder / "iteration-01" / "metrics.json").unlink()
+    write_json(folder / "stages" / "iteration-01.pairs.json", {"facts": {"counts": {"tasks": 4, "ties": 3}}})
+    write_json(folder / "stages" / "iteration-01.dpo.started.json", {"stage": "x"})
+    page = Page(page_of(folder, tmp_path / "report.html"))
+    assert "tasks with ties only 3" in page.text
+
+
+def test_a_training_that_harms_is_pointed_out(tmp_path):
+    folder = runs.make_run(tmp_path / "harm", tasks=4, iterations=1)
+    lines = [
+        {"stage": "iteration-01/dpo", "step": 1, "pairs/chosen_logp_change": -7.5, "pairs/rejected_logp_change": -9}
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    probes = [{"step": 0, "success_rate": 0.5}, {"step": 8, "success_rate": 0.02}]
+    (folder / "iteration-01" / "dpo" / "probes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in probes))
+    page = Page(page_of(folder, tmp_path / "report.html"))
+    assert "the chosen side became less likely than under the reference (-7.5 nats" in page.text
+    assert "success on dev fell from 50% to 2% while training" in page.text
+
+
+def test_several_runs_stand_on_one_page(run_folder, tmp_path):
+    other = runs.make_run(tmp_path / "second", tasks=4, iterations=1)
+    page = Page(page_of([run_folder, other], tmp_path / "report.html"))
+    assert "first" in page.text and "second" in page.text and len(page.ids) == len(set(page.ids))
+
+
+# ---- tables
+def test_rows_come_in_the_order_of_training_with_the_difference_to_cloning(run_folder):
+    rows = table_rows(read_run(run_folder), "test")
+    assert [row.name for row in rows] == ["base model", "cloned", "ICTO 1"]
+    assert not rows[1].versus
+    difference = rows[2].versus["success_rate"]
+    assert difference.difference == pytest.approx(
+        rows[2].metrics["success_rate"].value - rows[1].metrics["success_rate"].value
+    )
+
+
+def test_without_the_same_tasks_no_difference_is_shown(tmp_path):
+    runs.write_evaluation(tmp_path, "sft", "test", runs.play("sft", "test", 4, (0.5, 0.5)))
+    runs.write_evaluation(tmp_path, "icto-1", "test", runs.play("icto-1", "test", 5, (0.5, 0.5)))
+    assert not table_rows(read_run(tmp_path), "test")[1].versus
+
+
+def test_the_text_table_is_aligned_and_complete():
+    metrics = {"average_reward": Estimate(0.5, 0.4, 0.6, 9), "success_rate": Estimate(0.25, 0.1, 0.4, 9)}
+    lines = table_text([Row("sft", "test", metrics), Row("icto-12", "test", {**metrics})]).splitlines()
+    assert lines[0].split() == ["tasks", "average", "reward", "success", "%"]
+    assert lines[1].split() == ["cloned", "9", "0.500", "[0.400,", "0.600]", "25.0", "[10.0,", "40.0]"]
+    assert lines[2].startswith("ICTO 12") and lines[1].index("0.500") == lines[2].index("0.500")
+
+
+def test_the_terminal_gets_the_verdict_in_words(run_folder):
+    shown = run_text(read_run(run_folder))
+    assert "Differences are paired by task" in shown and " tasks)." in shown
+    assert shown.index("test:") < shown.index("dev:")
+
+
+@given(st.text(st.characters(), max_size=12))
+def test_any_label_has_a_place_and_a_name(label):
+    assert label_order(label) == label_order(label) and isinstance(display_name(label), str)
+
+
+def test_iterations_are_ordered_by_number():
+    assert sorted(["icto-10", "icto-2", "sft", "base"], key=label_order) == ["base", "sft", "icto-2", "icto-10"]
+
+
+# ---- viewer and charts
+def test_the_viewer_shows_what_training_changed_both_ways_and_pairs(run_folder):
+    contrasts = choose_contrasts(read_run(run_folder))
+    groups = " ".join(item.group for item in contrasts)
+    assert "better after training" in groups and "pairs it was trained on" in groups
+    assert all(item.left.task_id == item.right.task_id and item.left.score > item.right.score for item in contrasts)
+
+
+numbers = st.floats(-1e9, 1e9)
+
+
+@given(st.lists(st.tuples(numbers, numbers), max_size=8), st.booleans())
+def test_any_numbers_make_a_well_formed_chart(points, percent):
+    drawing = line_chart("t", [Series("s", [Point(x, y, y - 1, y + 1) for x, y in points])], percent=percent)
+    if not points:
+        assert drawing == ""
+    else:
+        assert Page(drawing).tags.count("circle") == len(points) and "nan" not in drawing and "inf" not in drawing
+
+
+def test_points_that_are_no_numbers_are_left_out():
+    assert line_chart("t", [Series("s", [Point(0, float("nan"))])]) == ""
+
+
+def test_every_bar_has_the_whole_length():
+    source = stacked_bars([("a", {"x": 1, "y": 3})], ["x", "y"])
+    assert sum(float(width) for width in re.findall(r"width:([\d.]+)%", source)) == pytest.approx(100)
