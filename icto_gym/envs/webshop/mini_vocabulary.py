@@ -92,7 +92,7 @@ DEPARTMENTS: dict[str, tuple[Section, ...]] = {
     ),
     "beauty": (
         Section(
-            "Hair Care", "shampoo conditioner pomade hairspray detangler serum mousse dye hairband wig",
+            "Hair Care", "shampoo conditioner pomade hairspray detangler serum mousse dye hairband haircream",
             ("sulfate free", "anti frizz", "volumizing", "curl defining", "heat protecting", "anti dandruff"),
             ("argan", "coconut", "keratin", "rosemary"), _BEAUTY_CARE, ("scent", "size:volume"), (9, 45),
         ),
@@ -226,8 +226,8 @@ CLOSING_BULLETS = ("easy returns", "ships within two days", "friendly support", 
 
 MASS_NOUNS = frozenset(
     _words(
-        "shampoo conditioner pomade hairspray serum mousse dye moisturizer toner sunscreen lotion mascara soap mist "
-        "balm bodywash deodorant foundation concealer primer granola popcorn jerky trailmix tea lemonade cocoa "
+        "shampoo conditioner pomade hairspray serum mousse dye haircream moisturizer toner sunscreen lotion mascara "
+        "soap mist balm bodywash deodorant foundation concealer primer granola popcorn jerky trailmix tea lemonade cocoa "
         "kombucha cider soda tonic pasta couscous flour crispbread porridge salsa mayonnaise ketchup hummus pesto "
         "relish chutney gravy eyecream lipbalm eyeshadow talcum muesli lassi ravioli bulgur vinaigrette tahini "
         "marzipan brittle licorice fudge toffee nougat cutlery"

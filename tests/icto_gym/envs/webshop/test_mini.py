@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ from icto_gym.envs.webshop.raw import load_catalog
 from icto_gym.envs.webshop.reward import ENOUGH, normalize_color, purchase_reward
 from icto_gym.envs.webshop.words import analyze
 
-DIGEST = "73a39010eb18228e70a1a2751eaa5ee7d4c47a9b6c004b4272ed18922493b016"
+DIGEST = "214aedee5ac5244fdecaa4b80bf76a9fd33cb5d12a6279587411c3d1ccc5441e"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,15 @@ def data() -> mini.MiniData:
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
     return load_catalog("mini")
+
+
+@pytest.fixture(scope="module")
+def alike(catalog) -> dict[str, list[Product]]:
+    """Products by kind."""
+    found: dict[str, list[Product]] = {}
+    for product in catalog.products.values():
+        found.setdefault(product.query, []).append(product)
+    return found
 
 
 def requests(data: mini.MiniData) -> dict[str, dict]:
@@ -143,13 +153,28 @@ def test_a_forgotten_or_wrong_option_always_costs(catalog):
                     assert pay(catalog, product, goal, (*rest, value)) < 1.0, (goal.key, name, value)
 
 
-def test_most_goals_have_one_product_that_pays_fully_among_several_near_misses(catalog):
-    alike: dict[str, list[Product]] = {}
-    for product in catalog.products.values():
-        alike.setdefault(product.query, []).append(product)
+def test_most_goals_have_one_product_that_pays_fully_among_several_near_misses(catalog, alike):
     paying = [sum(pay(catalog, p, goal, goal.options) == 1.0 for p in alike[goal.query]) for goal in catalog.goals]
     near = [any(0.5 < pay(catalog, p, goal, goal.options) < 1.0 for p in alike[goal.query]) for goal in catalog.goals]
     assert min(paying) >= 1 and paying.count(1) / len(paying) > 0.85 and sum(near) / len(near) > 0.95
+
+
+def test_another_seed_of_the_ceilings_leaves_every_goal_payable(catalog):
+    other = load_catalog("mini", catalog_seed=1)
+    assert {g.key: g.price_upper for g in other.goals} != {g.key: g.price_upper for g in catalog.goals}
+    for goal in other.goals:
+        assert pay(other, other.products[goal.asin], goal, goal.options) == 1.0
+
+
+def test_dear_near_misses_are_above_every_ceiling_that_could_be_drawn(catalog, alike):
+    dear = 0
+    for goal in catalog.goals:
+        highest = catalog.prices[goal.asin] // 10 * 10 + 40
+        loose = replace(goal, price_upper=1000.0)
+        for twin in alike[goal.query]:
+            if catalog.prices[twin.asin] > goal.price_upper and pay(catalog, twin, loose, goal.options) == 1.0:
+                dear += catalog.prices[twin.asin] > highest
+    assert dear / len(catalog.goals) > 0.08
 
 
 def test_the_first_hit_bought_without_options_pays_about_half(catalog):
