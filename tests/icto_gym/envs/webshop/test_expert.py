@@ -174,8 +174,8 @@ def test_synthetic_goals_are_solved_as_well():
 @pytest.mark.webshop
 @pytest.mark.parametrize("goals", ["human", "synthetic"])
 def test_on_the_recorded_catalogue_the_expert_buys_what_was_asked(webshop_recordings, goals):
-    pytest.importorskip("spacy")
-    env = WebShopEnv(data=str(webshop_recordings / "catalogue"), goals=goals, split=None)
+    words = str.split  # which words are nouns makes no difference to buying the very product that was asked for
+    env = WebShopEnv(data=str(webshop_recordings / "catalogue"), goals=goals, split=None, nouns=words)
     scores = []
     for task in env.manifest(None)[:190]:
         env.reset(options={"task_id": task.task_id})
