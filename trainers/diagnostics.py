@@ -38,7 +38,7 @@ def training_facts(run: Run, out: Path) -> dict[str, Any]:
     lines = [line for line in run.metrics() if line.get("stage") == run.name_of(out)]
     if not lines:
         return {}
-    facts: dict[str, Any] = {"steps": len(lines), "first": _numbers(lines[0]), "last": _numbers(lines[-1])}
+    facts: dict[str, Any] = {"steps": lines[-1]["step"], "first": _numbers(lines[0]), "last": _numbers(lines[-1])}
     probes = read_lines(out / "probes.jsonl")
     if probes:
         facts["probes"] = probes

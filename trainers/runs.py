@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -223,6 +224,7 @@ class Run:
         elif before and left:
             logger.info("%s: continues", name)
         done.unlink(missing_ok=True)
+        drop_drafts([*outputs, *partial, started, done])
         write_json(started, {"stage": name, "inputs": digests})
         return self._work(name, work, digests, outputs)
 
@@ -269,6 +271,14 @@ class Run:
             else:
                 path.unlink(missing_ok=True)
         self.forget_metrics(name)
+
+
+def drop_drafts(paths: Sequence[Path]) -> None:
+    """Remove what atomic writes of these files (or within these folders) left when a process was killed in one."""
+    for path in paths:
+        drafts = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+        for draft in [*drafts, *path.rglob(".*.tmp")]:
+            draft.unlink(missing_ok=True)
 
 
 def _check_places(inputs: Mapping[str, Any], outputs: Sequence[Path]) -> None:

@@ -132,7 +132,7 @@ def make_env(config: RolloutConfig, *, expert: bool = False) -> gym.Env[str, str
     """The configured environment under Gymnasium's step limit, not yet wrapped.
 
     Raises:
-        ConfigError: no such environment.
+        ConfigError: no such environment, or it does not take one of ``env_kwargs``.
     """
     kwargs = dict(config.env_kwargs)
     if expert:
@@ -141,9 +141,13 @@ def make_env(config: RolloutConfig, *, expert: bool = False) -> gym.Env[str, str
         kwargs["max_episode_steps"] = config.max_episode_steps
     try:
         return gym.make(config.env_id, disable_env_checker=True, **kwargs)
-    except gym.error.UnregisteredEnv as error:
+    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
         known = [name for name in gym.registry if name.startswith("icto/")]
         raise ConfigError(f"Unknown environment {config.env_id!r} ({error}). Known: {', '.join(known)}.") from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigError(f"{config.env_id} cannot be made with env_kwargs {config.env_kwargs!r}: {error}.") from error
 
 
 def text_env(env: gym.Env[str, str]) -> TextEnv:

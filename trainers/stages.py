@@ -19,7 +19,7 @@ from icto_gym.errors import DataError
 from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
-from trainers.evaluation.evaluate import ProbeConfig, evaluate_policy, greedy, make_probe
+from trainers.evaluation.evaluate import ProbeConfig, chosen_manifest, evaluate_policy, greedy, make_probe, play_all
 from trainers.feedback import (
     JudgeConfig,
     StepRewardConfig,
@@ -33,8 +33,8 @@ from trainers.models.config import ModelConfig
 from trainers.pairing import PairingConfig, build_pairs
 from trainers.policies import Policy, make_policy
 from trainers.records import PreferencePair, StepRewards, Verdict, read_records, write_records
-from trainers.rollout import RolloutConfig, plan_jobs, rollout
-from trainers.runs import Run
+from trainers.rollout import RolloutConfig
+from trainers.runs import Run, drop_drafts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
@@ -105,11 +105,8 @@ def explore(run: Run, out: Path, player: Player, config: RolloutConfig) -> Path:
     """Play the configured episodes into ``out`` (trajectories)."""
 
     def work() -> dict[str, Any]:
-        store = TrajectoryStore(out)
-        rollout(player.load(), config, plan_jobs(config), store)
-        if not out.exists():
-            raise DataError(f"No episode was played: the split {config.split!r} of {config.env_id} has no tasks.")
-        return play_facts(list(store))
+        manifest = chosen_manifest(config)
+        return play_facts(play_all(player.load(), config, manifest, out))
 
     run.stage(_name(run, out), work, inputs={"policy": player.source, "config": config}, outputs=[out])
     return out
@@ -160,12 +157,12 @@ def evaluate(run: Run, out: Path, player: Player, config: RolloutConfig, *, labe
     """Play a split greedily; ``out`` (a folder) gets trajectories.jsonl and metrics.json."""
 
     def work() -> dict[str, Any]:
-        result = evaluate_policy(player.load(), config, out, label=label)
+        result = evaluate_policy(player.load, config, out, label=label)
         return {name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}
 
     inputs = {"policy": player.source, "config": config, "label": label}
-    partial = [out / "trajectories.jsonl"]
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out / "metrics.json"], partial=partial)
+    outputs = [out / "trajectories.jsonl", out / "metrics.json"]
+    run.stage(_name(run, out), work, inputs=inputs, outputs=outputs)
     return out / "metrics.json"
 
 
@@ -362,6 +359,7 @@ def facts_of(run: Run, out: Path) -> dict[str, Any]:
 
 def note(out: Path, facts: Mapping[str, Any]) -> Path:
     """Write a JSON file of facts about the run."""
+    drop_drafts([out])
     write_json(out, dict(facts))
     return out
 

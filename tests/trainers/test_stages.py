@@ -84,6 +84,7 @@ def test_the_whole_way_from_play_to_pairs_is_files(run):
 
 def test_a_second_time_everything_is_skipped_and_says_so(run, caplog):
     through_pairs(run)
+    caplog.clear()
     with caplog.at_level("INFO"):
         through_pairs(run)
     said = [line for line in caplog.messages if "complete, skipped" in line]

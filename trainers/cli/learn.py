@@ -10,13 +10,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from icto_gym.errors import check_name
+from icto_gym.errors import ConfigError, check_name
 from trainers import stages
 from trainers.cli.files import existing, show
 from trainers.cli.parsing import ConfigFile, Flat, parse
 from trainers.feedback import StepRewardConfig
 from trainers.methods import METHODS, Method, find_method
+from trainers.methods.common import seeded
 from trainers.models.config import ModelConfig
+from trainers.report import read_run, run_text, write_report
 from trainers.runs import Run
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
@@ -148,14 +150,13 @@ def run(arguments: list[str]) -> None:
     method = find_method(arguments[0])
     command = parse(_run_command(method), arguments[1:], prog=f"icto run {arguments[0]}", examples=RUN_EXAMPLES)
     with Run(command.run) as opened:
-        opened.save_config(command.settings, method.name, force=command.force_config)
-        checkpoint = method.run(command.settings, opened)
+        settings = seeded(command.settings)
+        opened.save_config(settings, method.name, force=command.force_config)
+        checkpoint = method.run(settings, opened)
         logger.info("%s: finished; the last checkpoint is %s", command.run, checkpoint)
-        _print_report(opened.folder)
-
-
-def _print_report(folder: Path) -> None:
-    """The run's table on standard output, and its page beside it."""
+        page = write_report(opened.folder, opened.path("report.html"))
+    print(run_text(read_run(command.run)))
+    print(f"The page with curves, causes and episodes: {page}")
 
 
 def _run_command(method: Method) -> type[Any]:
@@ -173,3 +174,28 @@ def _run_command(method: Method) -> type[Any]:
     )
     command.__doc__ = method.config_class.__doc__
     return command
+
+
+# ---- report -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write one HTML page about one or several runs, and print their tables."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+    out: Path | None = None
+    """The page; left out: report.html in the first run's folder."""
+
+
+def report(arguments: list[str]) -> None:
+    """``icto report``."""
+    command = parse(ReportCommand, arguments, prog="icto report", examples=REPORT_EXAMPLES)
+    if not command.runs:
+        raise ConfigError("Name at least one run folder, such as runs/demo.")
+    for folder in command.runs:
+        if not folder.is_dir():
+            raise ConfigError(f"There is no run folder {folder}.")
+    for folder in command.runs:
+        print(run_text(read_run(folder)))
+    page = write_report(command.runs, command.out or command.runs[0] / "report.html")
+    print(f"The page with curves, causes and episodes: {page}")

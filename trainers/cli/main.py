@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, quiet = _take_flag(words, "--debug"), _take_flag(words, "--quiet")
-    _set_up(quiet)
+    handler = _set_up(quiet)
     try:
         return _call(words)
     except KeyboardInterrupt:
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"icto: error: {_message(error)}", file=sys.stderr)
         return WRONG_USAGE if isinstance(error, (ConfigError, InvalidTask)) else FAILED
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _call(words: list[str]) -> int:
@@ -106,19 +109,22 @@ def _take_flag(words: list[str], flag: str) -> bool:
     return present
 
 
-def _set_up(quiet: bool) -> None:
+def _set_up(quiet: bool) -> logging.Handler:
     """Only the command line sets handlers; models' own chatter stays out of the log."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger().addHandler(handler)
     for name in ("icto_gym", "trainers"):
         logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)  # of packages, about packages
     try:
         signal.signal(signal.SIGTERM, _interrupt)
     except ValueError:  # not the main thread: someone else owns the signals
         logger.debug("SIGTERM keeps its handler")
+    return handler
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icto_gym.errors import ConfigError
+from icto_gym.errors import ConfigError, InvalidTask
 from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.tasks import Manifest
 from icto_gym.trajectory import Trajectory
 from trainers.evaluation.metrics import metrics_to_json, summarize
 from trainers.policies.base import Policy
-from trainers.rollout import RolloutConfig, plan_jobs, rollout
+from trainers.records import write_records
+from trainers.rollout import RolloutConfig, plan_jobs, rollout, trajectory_id
 from trainers.sampling import choose_tasks, list_tasks
 
 logger = logging.getLogger(__name__)
@@ -63,19 +64,25 @@ def greedy(config: RolloutConfig, split: str, max_tasks: int | None = None, *, o
 
 
 def chosen_manifest(config: RolloutConfig) -> Manifest:
-    """The tasks that a configuration plays; its digest is cited beside results."""
+    """The tasks that a configuration plays; its digest is cited beside results.
+
+    Raises:
+        InvalidTask: there are none.
+    """
     tasks = list_tasks(config)
+    if not len(tasks):
+        raise InvalidTask(f"The split {config.split!r} of {config.env_id} has no tasks.")
     kept = set(choose_tasks(tasks, config.max_tasks))
     return Manifest(config.env_id, config.split, [task for task in tasks if task.task_id in kept])
 
 
-def evaluate_policy(policy: Policy, config: RolloutConfig, out: Path, *, label: str) -> dict[str, Any]:
+def evaluate_policy(load: Callable[[], Policy], config: RolloutConfig, out: Path, *, label: str) -> dict[str, Any]:
     """Play every task once, greedily, and write ``trajectories.jsonl`` and ``metrics.json`` into ``out``.
 
     Episodes that ``out`` already holds are not played again.
 
     Args:
-        policy: who acts.
+        load: gives who acts; called once it is clear what is to be played.
         config: environment, split and tasks; exploration settings are ignored.
         out: the folder.
         label: what the policy is called in tables.
@@ -84,10 +91,8 @@ def evaluate_policy(policy: Policy, config: RolloutConfig, out: Path, *, label: 
         What stands in ``metrics.json``.
     """
     config = greedy(config, config.split, config.max_tasks, optimal=config.optimal_actions)
-    manifest = chosen_manifest(config)
-    store = TrajectoryStore(out / "trajectories.jsonl")
-    rollout(policy, config, plan_jobs(config, manifest), store)
-    played = [trajectory for trajectory in store if trajectory.policy == policy.name and trajectory.task_id in manifest]
+    manifest, policy = chosen_manifest(config), load()
+    played = play_all(policy, config, manifest, out / "trajectories.jsonl")
     result = {
         "label": label,
         "policy": policy.name,
@@ -101,6 +106,21 @@ def evaluate_policy(policy: Policy, config: RolloutConfig, out: Path, *, label: 
     }
     write_json(out / "metrics.json", result)
     return result
+
+
+def play_all(policy: Policy, config: RolloutConfig, manifest: Manifest, out: Path) -> list[Trajectory]:
+    """Play every planned episode that ``out`` does not hold, then put the file into the order of the plan.
+
+    Episodes are stored as they end, and which ends first depends on where a run was interrupted; what
+    is made of the file must not.
+    """
+    store, jobs = TrajectoryStore(out), plan_jobs(config, manifest)
+    rollout(policy, config, jobs, store)
+    found = {trajectory.trajectory_id: trajectory for trajectory in store}
+    ordered = [found[name] for name in (trajectory_id(job, policy) for job in jobs)]
+    planned = {item.trajectory_id for item in ordered}
+    write_records(out, [*ordered, *(item for name, item in found.items() if name not in planned)])
+    return ordered
 
 
 def decoding(policy: Policy, config: RolloutConfig) -> dict[str, Any]:
@@ -150,7 +170,9 @@ def make_probe(
         store = MemoryStore()
         with playing(model, tokenizer) as policy:
             rollout(policy, played, jobs, store, progress=False)
-        return probe_numbers(store.kept)
+        numbers = probe_numbers(store.kept)
+        logger.info("step %d: %s", step, ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
+        return numbers
 
     return look
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainers import stages
 from trainers.evaluation.evaluate import EvaluationConfig, ProbeConfig
-from trainers.methods.common import evaluate_splits, seeded
+from trainers.methods.common import check_splits, evaluate_splits, seeded
 from trainers.models.config import ModelConfig
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
@@ -40,6 +40,7 @@ class BCConfig:
 def run_bc(config: BCConfig, run: Run) -> Path:
     """Demonstrate, imitate, measure; returns the checkpoint."""
     config = seeded(config)
+    check_splits(config)
     watch = Watch(config.probe, config.rollout, config.acting)
     demonstrations = stages.demonstrate(run, run.path("demonstrations.jsonl"), config.demonstrations, config.rollout)
     checkpoint = stages.train_sft(run, run.path("sft"), demonstrations, config.model, config.sft, watch)

@@ -11,7 +11,7 @@ from trainers import stages
 from trainers.diagnostics import iteration_facts
 from trainers.evaluation.evaluate import EvaluationConfig, ProbeConfig
 from trainers.feedback import JudgeConfig, StepRewardConfig
-from trainers.methods.common import checkpoint_of, evaluate_splits, seeded
+from trainers.methods.common import check_splits, checkpoint_of, evaluate_splits, seeded
 from trainers.models.config import ModelConfig
 from trainers.pairing import PairingConfig
 from trainers.policies.base import derive_seed
@@ -68,6 +68,7 @@ class ICTOConfig:
 def run_icto(config: ICTOConfig, run: Run) -> Path | None:
     """Clone, then iterate; the reference of iteration k is the policy that explored in it."""
     config = seeded(config)
+    check_splits(config)
     demonstrations = stages.demonstrate(run, run.path("demonstrations.jsonl"), config.demonstrations, config.rollout)
     policy: Start = config.model
     results = {"base": policy} if config.evaluation.base else {}

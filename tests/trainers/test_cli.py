@@ -1,0 +1,188 @@
+"""The command line: help that teaches, one clean line for an error, the right exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from icto_gym.store import TrajectoryStore
+from trainers.cli.main import VERBS, main
+
+ENV = "icto_gym.testing:Scripted-v0"
+PLAY = ["--env-id", ENV]
+
+
+def test_help_shows_every_verb_and_examples(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {verb} " in text for verb in VERBS)
+    assert "examples:" in text and "exit codes:" in text
+
+
+def test_no_verb_at_all_is_wrong_usage(capsys):
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [[verb] for verb in VERBS if verb not in ("run", "train")]
+    + [["run", "icto"], ["run", "bc"], ["run"], ["train"], ["train", "sft"], ["train", "dpo"], ["train", "reward"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_help_of_every_verb_explains_and_ends_with_examples(words, capsys):
+    assert main([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: icto {words[0]}" in text
+    assert "examples:" in text and f"icto {words[0]}" in text.partition("examples:")[2]
+
+
+def test_an_unknown_verb_is_answered_with_the_nearest_one(capsys):
+    assert main(["evalute"]) == 2
+    assert capsys.readouterr().err == (
+        "icto: error: Unknown verb 'evalute'. Did you mean 'evaluate'? Known: " + ", ".join(VERBS) + ".\n"
+    )
+
+
+def test_an_unknown_method_is_answered_with_the_nearest_one(capsys, tmp_path):
+    assert main(["run", "ictoo", "--run", str(tmp_path / "run")]) == 2
+    assert "Unknown method 'ictoo'. Did you mean 'icto'?" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_wrong_usage_and_names_the_nearest(capsys, tmp_path):
+    assert main(["run", "icto", "--run", str(tmp_path / "run"), "--dpo.betta", "0.2"]) == 2
+    assert "--dpo.beta" in capsys.readouterr().err
+
+
+def test_an_unknown_key_in_the_config_is_one_clean_line(capsys, tmp_path):
+    (tmp_path / "my.yaml").write_text("dpo:\n  betta: 0.2\n")
+    assert main(["run", "icto", "--config", str(tmp_path / "my.yaml"), "--run", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        f"icto: error: Unknown key 'betta' in {tmp_path / 'my.yaml'}, section 'dpo'. Did you mean 'beta'?\n"
+    )
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(Exception, match="Unknown verb"):
+        main(["nothing", "--debug"])
+
+
+def test_a_missing_input_file_is_named(capsys, tmp_path):
+    assert main(["judge", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "verdicts.jsonl")]) == 2
+    assert f"There is no file {tmp_path / 'none.jsonl'}." in capsys.readouterr().err
+
+
+def test_a_broken_line_in_a_file_is_named_and_fails_with_one(capsys, tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"trajectory_id": 3}\n')
+    assert main(["judge", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "verdicts.jsonl")]) == 1
+    assert f"{tmp_path / 't.jsonl'} line 1: field trajectory_id" in capsys.readouterr().err
+
+
+def test_an_unknown_environment_or_split_is_wrong_usage(capsys, tmp_path):
+    out = ["--out", str(tmp_path / "x")]
+    assert main(["evaluate", "random", "--env-id", "icto/WebShopp-v0", *out]) == 2
+    assert "icto/WebShop-v0" in capsys.readouterr().err
+    assert main(["evaluate", "random", *PLAY, "--split", "tset", *out]) == 2
+    assert "'tset'" in capsys.readouterr().err
+
+
+def test_files_flow_from_verb_to_verb(capsys, tmp_path):
+    expert, played = str(tmp_path / "expert.jsonl"), str(tmp_path / "played.jsonl")
+    verdicts, rewards, pairs = (str(tmp_path / name) for name in ("v.jsonl", "s.jsonl", "p.jsonl"))
+    assert main(["rollout", "expert", *PLAY, "--attempts", "1", "--out", expert]) == 0
+    assert main(["rollout", "random", *PLAY, "--attempts", "2", "--out", played]) == 0
+    assert main(["judge", played, "--out", verdicts]) == 0
+    assert main(["score", played, "--out", rewards]) == 0
+    capsys.readouterr()
+    words = [played, "--verdicts", verdicts, "--step-rewards", rewards, "--demonstrations", expert, "--out", pairs]
+    assert main(["pair", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"] == len((tmp_path / "p.jsonl").read_text().splitlines()) > 0
+    assert len(TrajectoryStore(played)) == 24
+
+
+def test_results_go_to_standard_output_and_the_log_to_standard_error(capsys, tmp_path):
+    assert main(["evaluate", "expert", *PLAY, "--split", "test", "--out", str(tmp_path / "e")]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["metrics"]["success_rate"]["value"] == 1.0
+    assert "done in" in captured.err
+    assert main(["evaluate", "expert", *PLAY, "--split", "test", "--out", str(tmp_path / "e"), "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["n_tasks"] == 8
+    assert captured.err == ""
+
+
+def test_a_stage_reads_its_section_of_a_methods_config(tmp_path, capsys):
+    (tmp_path / "my.yaml").write_text(f"rollout:\n  env_id: {ENV}\n  max_tasks: 3\n  attempts: 1\nsft: {{epochs: 2}}\n")
+    config = ["--config", str(tmp_path / "my.yaml")]
+    assert main(["rollout", "expert", *config, "--max-tasks", "2", "--out", str(tmp_path / "t.jsonl")]) == 0
+    assert len(TrajectoryStore(tmp_path / "t.jsonl")) == 2
+
+
+def test_tasks_lists_splits_with_sizes_and_digests(capsys):
+    assert main(["tasks", ENV]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:3] for line in lines[1:]] == [["train", "12"], ["dev", "4"], ["test", "8"]]
+    assert main(["tasks", ENV, "--split", "dev"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("scripted/dev/12\tfetch\t")
+
+
+def test_a_person_plays_with_hints(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("expert\nactions\nnonsense\nlook\ntake date from bowl 1\n"))
+    assert main(["play", ENV, "--index", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "The expert would do: look   (I should see where it is.)" in text
+    assert "knock\ntake date" in text and "What?" in text
+    assert "The episode is over: success, score 1 in 3 actions." in text
+
+
+def test_leaving_a_game_is_not_an_error(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("look\n"))
+    assert main(["play", ENV, "--seed", "1"]) == 0
+    assert "You left after 1 actions" in capsys.readouterr().out
+
+
+def test_doctor_names_extras_machine_and_disk(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "  train " in text and "cores" in text and "GB free" in text and "Java" in text
+
+
+def test_the_run_folder_is_checked_before_any_work(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ["--rollout.env-id", ENV, "--run", str(tmp_path / "file" / "run")]
+    assert main(["run", "bc", *words]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_within_a_stage_is_one_clean_line_and_the_same_command_goes_on(tmp_path):
+    """A real limit on file sizes: the kernel refuses the write, as a full disk would."""
+    out = tmp_path / "t.jsonl"
+    words = ["rollout", "expert", *PLAY, "--attempts", "1", "--out", str(out)]
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); "
+        "from trainers.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    failed = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True)
+    assert failed.returncode == 1, failed.stderr
+    assert "icto: error: Could not append" in failed.stderr and "Traceback" not in failed.stderr
+    kept = len(TrajectoryStore(out))
+    assert 0 < kept < 12
+    assert main(words) == 0
+    assert len(TrajectoryStore(out)) == 12
+
+
+def test_control_c_says_how_to_continue(capsys, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainers.cli.look.doctor", interrupted)
+    assert main(["doctor", "--x", "a b"]) == 130
+    assert "continue with:\n  icto doctor --x 'a b'\n" in capsys.readouterr().err
+
+
+def test_importing_the_command_line_is_light():
+    code = "import sys, trainers.cli.main, trainers.cli.learn; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,145 @@
+"""Killed with -9 at any moment, the same command resumes, loses no finished episode, and ends the same.
+
+One interpreter imports torch once and forks a child per attempt; each child is a process of its own that
+runs ``icto run icto`` and dies by a real SIGKILL: at a moment drawn by the clock, or within a drawn file
+operation (just before a rename, in the middle of a write).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+seed: 3
+iterations: 1
+model: {name: tiny-random, lora: {r: 4, alpha: 8}}
+rollout: {env_id: "icto_gym.testing:Scripted-v0", max_tasks: 4, attempts: 2, batch_size: 3, max_episode_steps: 3}
+acting: {max_new_tokens: 10, batch_size: 3}
+demonstrations: {max_tasks: 6}
+sft: {epochs: 1, batch_size: 2, save_every: 1, probe_every: 2}
+dpo: {epochs: 1, batch_size: 2, save_every: 2, probe_every: 3, probe_at_start: true}
+probe: {tasks: 2}
+evaluation: {max_tasks: 2, final_max_tasks: 3}
+"""
+
+DRIVER = """
+import json, os, random, signal, sys, time
+import torch, transformers, peft  # once, for all children
+import trainers.training.dpo, trainers.training.sft, trainers.policies.hf, trainers.methods.icto
+from trainers.cli import main
+
+config = sys.argv[1]
+torch.set_num_threads(1)
+
+def die_within(operation):
+    counted = 0
+    def counting(real, half):
+        def call(*arguments, **options):
+            nonlocal counted
+            counted += 1
+            if counted == operation:
+                if half:  # a torn write: half of the bytes arrive
+                    descriptor, data = arguments
+                    real(descriptor, bytes(data)[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+        return call
+    os.replace, os.fsync, os.rename = (counting(f, False) for f in (os.replace, os.fsync, os.rename))
+    os.write = counting(os.write, True)
+
+def attempt(folder, plan):
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)  # its results beside its log: standard output is ours
+        if plan and plan[0] == "operation":
+            die_within(plan[1])
+        os._exit(main(["run", "icto", "--config", config, "--run", folder]))
+    if plan and plan[0] == "clock":
+        time.sleep(plan[1])
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+for folder, plans in json.loads(sys.argv[2]):
+    for plan in [*plans, None]:
+        code = attempt(folder, plan)
+        print(json.dumps({"folder": folder, "plan": plan, "code": code}), flush=True)
+        sys.stdin.readline()  # the test looks at the folder in between
+        if code == 0:
+            break
+"""
+
+
+def episodes(folder: Path) -> set[tuple[str, str]]:
+    """(file, trajectory id) of every whole line in every file of trajectories."""
+    found = set()
+    for path in folder.rglob("*.jsonl"):
+        if path.name in ("trajectories.jsonl", "demonstrations.jsonl"):
+            lines = path.read_bytes().splitlines(keepends=True)
+            found |= {(str(path), json.loads(line)["trajectory_id"]) for line in lines if line.endswith(b"\n")}
+    return found
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """Everything a run leaves that does not tell the time."""
+    left: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir() or name.startswith((".", "stages/", "report")) or path.suffix == ".torn":
+            continue
+        left[name] = path.read_bytes()
+        if path.name == "adapter_config.json":  # peft writes a set in it, in any order
+            settings = json.loads(path.read_text())
+            left[name] = {**settings, "target_modules": sorted(settings["target_modules"])}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    left["metrics.jsonl"] = [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+    return left
+
+
+def drive(config: Path, runs: list[tuple[Path, list[tuple[str, float]]]]) -> dict[Path, list[int]]:
+    """Run the command to its end in each folder, through the given kills; returns all exit codes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    words = [sys.executable, "-c", DRIVER, str(config), json.dumps([(str(folder), plans) for folder, plans in runs])]
+    log = config.with_suffix(".log")
+    codes: dict[Path, list[int]] = {folder: [] for folder, _ in runs}
+    kept: set[tuple[str, str]] = set()
+    with (
+        open(log, "w") as err,
+        subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, text=True, env=environment
+        ) as driver,
+    ):
+        for line in driver.stdout:
+            folder = Path(json.loads(line)["folder"])
+            codes[folder].append(json.loads(line)["code"])
+            now = episodes(folder)
+            lost = {entry for entry in kept if Path(entry[0]).is_relative_to(folder)} - now
+            assert not lost, f"lost {sorted(lost)} at {line}"
+            kept |= now
+            driver.stdin.write("\n")
+            driver.stdin.flush()
+    assert all(found and found[-1] == 0 for found in codes.values()), f"{codes}\n{log.read_text()[-4000:]}"
+    return codes
+
+
+@pytest.mark.slow
+def test_a_run_killed_many_times_ends_as_if_nothing_had_happened(tmp_path):
+    draw = random.Random(0)
+    plans: list[tuple[str, float]] = [("clock", draw.uniform(0.05, 1.5)) for _ in range(5)]
+    plans += [("operation", draw.randint(1, 40)) for _ in range(9)]
+    draw.shuffle(plans)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    quiet, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    codes = drive(tmp_path / "config.yaml", [(quiet, []), (killed, plans)])
+    assert codes[quiet] == [0]
+    assert codes[killed].count(-9) >= 5, codes
+    expected, found = outcome(quiet), outcome(killed)
+    assert sorted(found) == sorted(expected)
+    for name in expected:
+        assert found[name] == expected[name], name
