@@ -226,11 +226,11 @@ CLOSING_BULLETS = ("easy returns", "ships within two days", "friendly support", 
 
 MASS_NOUNS = frozenset(
     _words(
-        "shampoo conditioner pomade hairspray serum mousse dye haircream moisturizer toner sunscreen lotion mascara "
-        "soap mist balm bodywash deodorant foundation concealer primer granola popcorn jerky trailmix tea lemonade "
-        "cocoa kombucha cider soda tonic pasta couscous flour crispbread porridge salsa mayonnaise ketchup hummus pesto "
-        "relish chutney gravy eyecream lipbalm eyeshadow talcum muesli lassi ravioli bulgur vinaigrette tahini "
-        "marzipan brittle licorice fudge toffee nougat cutlery"
+        "shampoo conditioner pomade hairspray serum mousse dye haircream moisturizer toner sunscreen lotion "
+        "mascara soap mist balm bodywash deodorant foundation concealer primer granola popcorn jerky trailmix tea "
+        "lemonade cocoa kombucha cider soda tonic pasta couscous flour crispbread porridge salsa mayonnaise "
+        "ketchup hummus pesto relish chutney gravy eyecream lipbalm eyeshadow talcum muesli lassi ravioli bulgur "
+        "vinaigrette tahini marzipan brittle licorice fudge toffee nougat cutlery"
     )
 )
 """Nouns that take "some" rather than "a"."""
