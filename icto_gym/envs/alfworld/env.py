@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
 
 from icto_gym.core import LazyActions, Outcome, TextEnv
 from icto_gym.envs.alfworld import texts
 from icto_gym.envs.alfworld.engine import Game
+from icto_gym.envs.alfworld.expert import Choice, Expert, begin, demonstrate, kind
 from icto_gym.envs.alfworld.gamefile import WORLDS, GameFile
 from icto_gym.envs.alfworld.grammar import ACTION_GRAMMARS, split_task
+from icto_gym.envs.alfworld.outline import outline, subgoals
 from icto_gym.envs.alfworld.pddl import UnsupportedGame
+from icto_gym.envs.alfworld.planner import Planner
 from icto_gym.envs.alfworld.prompt import system_prompt
 from icto_gym.envs.alfworld.tasks import FILES_SPLIT, collection
 from icto_gym.envs.alfworld.textworld import TextWorldGame
+from icto_gym.envs.alfworld.world import World
 from icto_gym.errors import DependencyNotInstalled, check_name
 from icto_gym.tasks import Manifest, Task
 
@@ -35,8 +41,23 @@ class Engine(Protocol):
     def restore(self, state: Any) -> None: ...
 
 
+class Course(NamedTuple):
+    """What an episode has been, as far as experts and sub-goals ask. Immutable: part of a snapshot."""
+
+    steps: tuple[tuple[str, str], ...] = ()
+    """(command, answer) pairs."""
+    seen: frozenset[int] = frozenset()
+    """Objects whose receptacle was looked into with them inside."""
+    touched: frozenset[int] = frozenset()
+    """Objects that were in hand."""
+
+
 class ALFWorldEnv(TextEnv):
-    """A household task in text. ``info`` also holds ``engine`` and ``task_type``."""
+    """A household task in text.
+
+    ``info`` also holds ``engine``, ``task_type`` and ``subgoals`` (see `outline.subgoals`; empty for goals
+    of another shape and for games whose rules only TextWorld knows).
+    """
 
     def __init__(
         self,
@@ -72,6 +93,11 @@ class ALFWorldEnv(TextEnv):
         self.system_prompt = system_prompt(action_grammar or "move")
         self.game: Engine | None = None
         self._goal_line = ""
+        self._model: Game | None = None
+        self._course = Course()
+        self._first_commands: list[str] = []
+        self._demonstration: list[Choice] = []
+        self._shown_at: Course | None = None
 
     @classmethod
     def tasks(cls, split: str | None = None, **kwargs: Any) -> Manifest:
@@ -92,24 +118,33 @@ class ALFWorldEnv(TextEnv):
     def _begin(self, task: Task) -> Outcome:
         game = self._collection.read(task.task_id)
         self._leave_game()
-        self.game = self._start(game)
+        self.game, self._model = self._start(game)
         observation = self.game.reset()
+        if self._model is not None and self._model is not self.game:
+            self._model.reset()
+        self._course = Course(touched=frozenset(self._model.state.holding) if self._model else frozenset())
+        self._first_commands = self.game.admissible()
+        self._shown_at = None
         self._goal_line = texts.task_sentence(game.task or split_task(game.grammar)[0])
         return self._outcome_of(observation, started=True)
 
-    def _start(self, game: GameFile) -> Engine:
-        if self.engine == "native":
-            try:
-                return Game(WORLDS.get(game), self.action_grammar)
-            except UnsupportedGame as unsupported:
-                reason = str(unsupported)
-            try:
-                return TextWorldGame(game)
-            except DependencyNotInstalled as error:
-                raise DependencyNotInstalled(
-                    f"{game.source}: the native engine does not play it: {reason}. For TextWorld: {error}"
-                ) from error
-        return TextWorldGame(game)
+    def _start(self, game: GameFile) -> tuple[Engine, Game | None]:
+        """What plays the game, and the native model that experts and planners reason with (None: unknown rules)."""
+        reason = ""
+        try:
+            model = Game(WORLDS.get(game), self.action_grammar)
+        except UnsupportedGame as unsupported:
+            model, reason = None, str(unsupported)
+        if model is not None and self.engine == "native":
+            return model, model
+        try:
+            return TextWorldGame(game), model
+        except DependencyNotInstalled as error:
+            if not reason:
+                raise
+            raise DependencyNotInstalled(
+                f"{game.source}: the native engine does not play it: {reason}. For TextWorld: {error}"
+            ) from error
 
     def _leave_game(self) -> None:
         if isinstance(self.game, TextWorldGame):
@@ -117,20 +152,33 @@ class ALFWorldEnv(TextEnv):
         self.game = None
 
     def _advance(self, action: str) -> Outcome:
-        return self._outcome_of(self._playing().step(action))
+        game, model = self._playing(), self._model
+        observation = game.step(action)
+        if model is not None:
+            if model is not game:
+                model.step(action)
+            state, shown = model.state, model.shown
+            course = self._course
+            seen = course.seen.union(state.inside[shown]) if shown >= 0 else course.seen
+            self._course = Course((*course.steps, (action, observation)), seen, course.touched.union(state.holding))
+        return self._outcome_of(observation)
 
     def _outcome_of(self, observation: str, started: bool = False) -> Outcome:
         game = self._playing()
         # The original tells `won` when a game begins with its goal fulfilled, but scores and ends at the first command.
         score = 0.0 if started else float(game.won)
-        return Outcome(
-            observation, score, score, valid=game.valid, terminated=game.won and not started, success=game.won,
-            extra={"engine": game.name, "task_type": self._need_task().task_type},
-        )  # fmt: skip
+        extra = {"engine": game.name, "task_type": self._need_task().task_type, "subgoals": self._subgoals()}
+        ended = game.won and not started
+        return Outcome(observation, score, score, game.valid, ended, success=game.won, extra=extra)
 
     def _playing(self) -> Engine:
-        assert self.game is not None, "reset() comes first"
+        if self.game is None:
+            raise gym.error.ResetNeeded("Call reset() first.")
         return self.game
+
+    def _subgoals(self) -> dict[str, bool]:
+        model, course = self._model, self._course
+        return subgoals(model.world, model.state, course.seen, course.touched) if model is not None else {}
 
     def _admissible(self) -> Sequence[str]:
         game = self._playing()
@@ -142,20 +190,87 @@ class ALFWorldEnv(TextEnv):
     def _instruction(self) -> str:
         return self._goal_line
 
+    # ---- demonstrations and optimal play ---------------------------------------------------
+    def expert_actions(self) -> list[str] | None:
+        """The commands with which the honest expert goes on from here, knowing what this episode has shown.
+
+        None: rules that only TextWorld knows, a goal of another shape, or nothing left to try.
+        """
+        self._need_task()
+        return [choice.command for choice in self._demonstrate()] or None
+
+    def expert_rationale(self, action: str) -> str:
+        """Why the expert would give ``action`` now, ``""`` if it would not."""
+        demonstration = self._demonstrate()
+        return demonstration[0].thought if demonstration and demonstration[0].command == action else ""
+
+    def _demonstrate(self) -> list[Choice]:
+        if self._shown_at is not self._course:
+            self._demonstration = self._continued() if self._model is not None else []
+            self._shown_at = self._course
+        return self._demonstration
+
+    def _continued(self) -> list[Choice]:
+        """The rest of the last demonstration if it was followed, else a new one."""
+        model, course = self._model, self._course
+        assert model is not None
+        goal = outline(model.world)
+        if goal is None or model.won:
+            return []
+        before, shown = self._shown_at, self._demonstration
+        if before is not None and shown and course.steps and course.steps[:-1] == before.steps:  # noqa: SIM102
+            if course.steps[-1][0] == shown[0].command:
+                return shown[1:]
+        memory = begin(self._first_commands)
+        for command, answer in course.steps:
+            memory.observe(command, answer)
+        copy = Game(model.world, self.action_grammar)
+        copy.restore(model.state)
+        return demonstrate(Expert(goal, kept_in(model.world)), memory, copy)
+
+    def optimal_actions(self) -> set[str] | None:
+        """All commands that begin a shortest continuation on the full state; None where unknown."""
+        self._need_task()
+        if self._model is None:
+            return None
+        return self._planner(self._model).optimal_actions(self._model.state)
+
+    def _planner(self, model: Game) -> Planner:
+        key = f"planner {model.listed_verb}"
+        if key not in model.world.memo:
+            model.world.memo[key] = Planner(model.world, model.listed_verb)
+        planner: Planner = model.world.memo[key]
+        return planner
+
     # ---- states ---------------------------------------------------------------------------
     def snapshot(self) -> Any:
         """The current state; immutable and cheap with the native engine, a replay with TextWorld."""
-        return (self._need_task(), self._playing().snapshot(), self._outcome, tuple(self._actions))
+        model = self._model.snapshot() if self._model else None
+        return (self._need_task(), self._playing().snapshot(), model, self._course, self._outcome, len(self._actions))
 
     def restore(self, state: Any) -> tuple[str, dict[str, Any]]:
-        task, inner, outcome, actions = state
+        task, inner, model, course, outcome, count = state
         if self.task != task or self.game is None:
             self.task = task
             self._begin(task)
         self._playing().restore(inner)
-        self._outcome, self._actions = outcome, list(actions)
+        if self._model is not None and self._model is not self.game:
+            self._model.restore(model)
+        self._course, self._outcome = course, outcome
+        self._actions = [command for command, _ in course.steps][:count]
         return outcome.observation, self._info()
 
     def close(self) -> None:
         self._leave_game()
         super().close()
+
+
+def kept_in(world: World) -> dict[str, frozenset[str]]:
+    """Kind of object to the kinds of receptacles it can be kept in: what everyone knows of a household."""
+    if "kept_in" not in world.memo:
+        found: dict[str, set[str]] = {}
+        for thing, receptacles in zip(world.objects, world.fits, strict=True):
+            names = {kind(world.receptacles[number]) for number in receptacles if world.place_of[number] >= 0}
+            found.setdefault(kind(thing), set()).update(names)
+        world.memo["kept_in"] = {name: frozenset(kinds) for name, kinds in found.items()}
+    return world.memo["kept_in"]

@@ -78,9 +78,9 @@ def collection(data: str | os.PathLike[str] | None, game_files: Sequence[str] | 
 def built_in() -> Collection:
     """The games that come with the package."""
     tasks = [
-        Task(f"alfworld-mini/{split}/{record.name}", split, ENV_ID, record.task_type, record.digest)
+        Task(f"alfworld-mini/{split}/{entry.name}", split, ENV_ID, entry.task_type, entry.digest)
         for split in SPLITS
-        for record in games.records(split)
+        for entry in games.entries(split).values()
     ]
     return Collection(tuple(tasks), _read_built_in)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from icto_gym.envs.alfworld.goal import Goal, ground_goal
 from icto_gym.envs.alfworld.grammar import NEW, Rules
@@ -74,6 +74,8 @@ class World:
     cleaners: frozenset[int]
     start: State
     goal: Goal
+    memo: dict[str, Any] = field(default_factory=dict)
+    """What others derive from this world, kept with it: planners, goal outlines."""
     receptacle_numbers: dict[str, int] = field(default_factory=dict)
     object_numbers: dict[str, int] = field(default_factory=dict)
     standing_commands: dict[int, list[str]] = field(default_factory=dict)
