@@ -55,9 +55,11 @@ class EndpointJudgeConfig:
     """Longest observation or response shown, in characters; the middle of longer ones is left out."""
     batch: int = 32
     """Questions asked at once."""
+    max_new_tokens: int = 512
+    """Longest answer, in tokens; a model that reasons in its answer needs more."""
 
     def __post_init__(self) -> None:
-        for name, low in (("asks", 1), ("max_text", 40), ("batch", 1)):
+        for name, low in (("asks", 1), ("max_text", 40), ("batch", 1), ("max_new_tokens", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"judge {name} is {getattr(self, name)!r}; give a whole number from {low}.")
 
@@ -113,10 +115,9 @@ class EndpointJudge:
                     accepted, score, reason = parse_verdict(answer)
                 except UnreadableVerdict as problem:
                     problems[position] = str(problem)
-                    again = _AGAIN.format(problem=problem)
-                    questions[position] = [
-                        *questions[position], Message("assistant", answer[:2000]), Message("user", again),
-                    ]  # fmt: skip
+                    said = Message("assistant", answer[:2000] or "(nothing)")
+                    again = Message("user", _AGAIN.format(problem=problem))
+                    questions[position] = [*questions[position], said, again]
                 else:
                     name = trajectories[position].trajectory_id
                     verdicts[position] = Verdict(name, accepted, score, reason, self.name)

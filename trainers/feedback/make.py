@@ -103,7 +103,7 @@ def _endpoint_judge(model: str, config: EndpointJudgeConfig, options: dict[str, 
     """The endpoint is asked through the policy of the same kind, which brings retries and concurrency."""
     from trainers.policies import Turn, make_policy
 
-    policy = make_policy(f"openai:{model}", **options)
+    policy = make_policy(f"openai:{model}", **{"max_new_tokens": config.max_new_tokens, **options})
 
     def complete_all(questions: Sequence[Sequence[Message]]) -> list[str]:
         return policy.act([Turn(question, {}) for question in questions])

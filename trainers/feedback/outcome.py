@@ -104,19 +104,26 @@ class RuleJudge:
         return Verdict(trajectory.trajectory_id, not objection, score, reason, self.name)
 
     def judge_all(self, trajectories: Iterable[Trajectory]) -> list[Verdict]:
-        """Judge a set in order; later episodes with the commands of an earlier one are duplicates."""
-        first: dict[tuple[str, tuple[str, ...]], str] = {}
-        verdicts = []
-        for trajectory in trajectories:
-            verdict = self.judge(trajectory)
-            key = (trajectory.task_id, trajectory.actions)
-            earlier = first.get(key)
-            if earlier is not None and self.config.reject_duplicates and verdict.score > 0:
-                reason = f"duplicate: the same commands as {earlier}"
-                verdict = Verdict(trajectory.trajectory_id, False, 0.0, reason, self.name)
-            elif verdict.score > 0:
-                first[key] = trajectory.trajectory_id
-            verdicts.append(verdict)
+        """Judge a set, in order; of the episodes of a task with the same commands one is kept.
+
+        That is the one most of whose steps are the policy's own (not drawn at random, not the expert's
+        prefix), of equals the first.
+        """
+        everything = list(trajectories)
+        verdicts = [self.judge(trajectory) for trajectory in everything]
+        if not self.config.reject_duplicates:
+            return verdicts
+        kept: dict[tuple[str, tuple[str, ...]], int] = {}
+        for position, trajectory in enumerate(everything):
+            best = kept.get((trajectory.task_id, trajectory.actions))
+            usable = verdicts[position].score > 0
+            if usable and (best is None or _foreign_steps(trajectory) < _foreign_steps(everything[best])):
+                kept[trajectory.task_id, trajectory.actions] = position
+        for position, trajectory in enumerate(everything):
+            best = kept.get((trajectory.task_id, trajectory.actions))
+            if best not in (None, position) and verdicts[position].score > 0:
+                reason = f"duplicate: the same commands as {everything[best].trajectory_id}"  # type: ignore[index]
+                verdicts[position] = Verdict(trajectory.trajectory_id, False, 0.0, reason, self.name)
         return verdicts
 
     def _worthless(self, trajectory: Trajectory) -> str:
@@ -143,3 +150,9 @@ class RuleJudge:
         if config.reject_truncated and trajectory.truncated and not trajectory.success:
             return f"truncated: the limit of steps was reached after {steps} without success"
         return ""
+
+
+def _foreign_steps(trajectory: Trajectory) -> int:
+    """Steps that exploration put in the policy's place: random commands, and a prefix by the expert."""
+    extra = trajectory.extra or {}
+    return len(extra.get("random_steps") or ()) + int(extra.get("prefix_steps") or 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step, Trajectory
-from trainers.feedback import EndpointJudge, EndpointJudgeConfig
+from trainers.feedback import EndpointJudge, EndpointJudgeConfig, judge_all, make_judge
 from trainers.feedback.llm_judge import UnreadableVerdict, parse_verdict
 
 GOOD = '{"accepted": true, "score": 0.9, "reason": "step 2 buys the right one"}'
@@ -127,3 +129,41 @@ def test_long_text_is_shortened_and_a_record_cannot_end_its_own_frame():
 def test_a_setting_that_cannot_be_is_refused():
     with pytest.raises(ConfigError, match="asks"):
         EndpointJudgeConfig(asks=0)
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers like an OpenAI-compatible server: rejects what mentions a bed, is garbled about a cellar."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = body["messages"][0]["content"]
+        verdict = {"accepted": "a bed" not in question, "score": 0.7, "reason": "because"}
+        text = "I cannot tell." if "a cellar" in question else json.dumps(verdict)
+        reply = {
+            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        }  # fmt: skip
+        data = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_endpoint_is_asked_by_name():
+    pytest.importorskip("openai")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        judge = make_judge("endpoint:wise", base_url=f"http://127.0.0.1:{server.server_port}/v1")
+        rooms = ("a hall", "a bed", "a cellar")
+        verdicts = judge_all(judge, [play(n, f"a{n}", observation=room) for n, room in enumerate(rooms)])
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [verdict.accepted for verdict in verdicts] == [True, False, False]
+    assert verdicts[0].judge == "endpoint:wise" and "no verdict after asking 2 times" in verdicts[2].reason

@@ -102,6 +102,13 @@ def test_later_episodes_with_the_same_commands_are_duplicates():
     assert all(verdict.accepted for verdict in kept)
 
 
+def test_of_duplicates_the_one_the_policy_played_itself_is_kept():
+    lucky, own = replace(play(["a"]), extra={"random_steps": [0]}), play(["a"], attempt=1)
+    verdicts = RuleJudge().judge_all([lucky, own])
+    assert [verdict.accepted for verdict in verdicts] == [False, True]
+    assert verdicts[0].reason == "duplicate: the same commands as t/1@p#1"
+
+
 def test_a_broken_episode_does_not_make_the_next_one_a_duplicate():
     verdicts = judge_all(RuleJudge(), [play(["a"], error="x"), play(["a"], attempt=1)])
     assert [verdict.accepted for verdict in verdicts] == [False, True]
