@@ -50,7 +50,8 @@ class WebShopEnv(TextEnv):
 
     The score is the reward of the purchase, which ends the episode; success is a score of 1. ``info`` holds beside
     the common keys ``has_search_bar``, ``clickables`` (texts, in page order) and ``purchase``: the reward's parts,
-    None each until the purchase.
+    None each until the purchase. The original's observation histories and session names have no counterpart here: a
+    recorder keeps histories, and a task names its goal.
     """
 
     system_prompt = SYSTEM_PROMPT

@@ -31,12 +31,12 @@ def load_catalog(data: str, goals: str = "human", num_products: int | None = Non
         raise ConfigError(f"num_products is {num_products!r}; give a number from 1, or None for all.")
     if data == MINI:
         return _mini_catalog(goals, num_products, catalog_seed)
-    files = raw_files(Path(data), num_products)
+    files = raw_files(Path(data).expanduser())
     stamps = tuple((str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files)
     return _folder_catalog(stamps, goals, num_products, catalog_seed)
 
 
-def raw_files(folder: Path, num_products: int | None = None) -> tuple[Path, Path, Path]:
+def raw_files(folder: Path) -> tuple[Path, Path, Path]:
     """Find products, attributes and human instructions in a folder of the original's raw files.
 
     The original ships two sizes: ``items_shuffle.json`` and ``items_shuffle_1000.json``, with attribute files named
