@@ -16,6 +16,8 @@ from trainers.pairing.trajectory import Contrast, Unpaired, contrast, trajectory
 from trainers.records import PreferencePair, StepRewards, Verdict
 
 logger = logging.getLogger(__name__)
+_ROUNDING = 1e-9
+"""Scores are sums; those this close are equal."""
 
 
 @dataclass(frozen=True)
@@ -137,17 +139,16 @@ class _Builder:
         return made
 
     def _successes(self, task_id: str, own: list[Trajectory]) -> list[Trajectory]:
-        threshold = self.config.success_threshold
-        found = [item for item in own if self.config.use_own_success and (threshold is None or item.score >= threshold)]
+        found = [item for item in own if self.config.use_own_success and self._reaches(item)]
         accepted = [item for item in found if all(verdict.accepted for verdict in self._verdicts(item))]
         self.counts["not to be chosen"] += len(found) - len(accepted)
         if self.config.use_expert:
-            accepted += [item for item in self.experts[task_id] if threshold is None or item.score >= threshold]
+            accepted += [item for item in self.experts[task_id] if self._reaches(item)]
         return accepted
 
     def _failures(self, task_id: str, own: list[Trajectory]) -> list[Trajectory]:
         threshold, needed = self.config.success_threshold, self.config.rejected_verdict
-        found = [item for item in own if threshold is None or item.score < threshold]
+        found = [item for item in own if threshold is None or not self._reaches(item)]
         if needed == "accepted":
             usable = [item for item in found if all(verdict.accepted for verdict in self._verdicts(item))]
         elif needed == "usable":
@@ -170,8 +171,12 @@ class _Builder:
             )
         return found
 
+    def _reaches(self, trajectory: Trajectory) -> bool:
+        threshold = self.config.success_threshold
+        return threshold is None or trajectory.score >= threshold - _ROUNDING
+
     def _gap(self, good: Trajectory, bad: Trajectory) -> bool:
-        return good.score - bad.score >= self.config.min_margin - 1e-9
+        return good.score - bad.score >= self.config.min_margin - _ROUNDING
 
     def _choose(self, successes: list[Trajectory], failures: list[Trajectory]) -> list[Contrast]:
         """Give each failure its best success, then its second best, until a limit is reached."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -200,6 +202,21 @@ def test_several_runs_stand_on_one_page(run_folder, tmp_path):
     other = runs.make_run(tmp_path / "second", tasks=4, iterations=1)
     page = Page(page_of([run_folder, other], tmp_path / "report.html"))
     assert "first" in page.text and "second" in page.text and len(page.ids) == len(set(page.ids))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_runs_the_script_and_shows_one_contrast(run_folder, tmp_path):
+    out = write_report(run_folder, tmp_path / "report.html")
+    command = [
+        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr", "--dump-dom", f"file://{out}#contrast-1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.count('class="contrast shown"') == 1
+    assert 'class="contrast shown" id="contrast-1"' in done.stdout and 'class="viewer scripted"' in done.stdout
+    assert "CONSOLE" not in done.stderr  # no script error, nothing blocked
 
 
 # ---- tables
