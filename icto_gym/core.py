@@ -175,6 +175,10 @@ class TextEnv(gym.Env[str, str]):
         """A sentence on why the expert would do ``action`` now; ``""`` if it has none."""
         return ""
 
+    def brief_observation(self, observation: str) -> str:
+        """``observation`` without what every one repeats, such as the goal; see `BriefObservation`."""
+        return observation
+
     def optimal_actions(self) -> set[str] | None:
         """Commands that begin a shortest continuation to success, or None where unknown."""
         return None

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from icto_gym.errors import BackendError, ConfigError
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
-from icto_gym.wrappers import ReAct
+from icto_gym.wrappers import BriefObservation, ReAct
 from trainers.episodes import EnvPool, Episode, trajectory_id
 from trainers.policies.base import Policy
 from trainers.sampling import Job, RolloutConfig, make_env, plan_jobs, worked_example
@@ -113,6 +113,7 @@ def _env_factory(source: RolloutConfig | Callable[[], Any], policy: Policy) -> C
 
     def make() -> gym.Env[str, str]:
         env = make_env(config, expert=expert)
+        env = BriefObservation(env) if config.brief else env
         return ReAct(env, window=config.window, example=worked_example(env) if config.example else ())
 
     return make

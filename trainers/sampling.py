@@ -44,6 +44,8 @@ class RolloutConfig:
     """Every random draw derives from it, the task and the attempt."""
     window: int | None = None
     """How many of the latest observations the conversation keeps in full; None: all."""
+    brief: bool = False
+    """Observations leave out what the agent has just read: the goal, and a page that has not changed."""
     example: bool = False
     """Show the environment's worked example in every conversation."""
     max_episode_steps: int | None = None

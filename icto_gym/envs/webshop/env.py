@@ -243,6 +243,11 @@ class WebShopEnv(TextEnv):
         return self._outcome.observation, self._info()
 
     # ---- the expert ----------------------------------------------------------------------------------
+    def brief_observation(self, observation: str) -> str:
+        """A page in text mode without the instruction that heads it."""
+        _, found, page = observation.partition(self._instruction())
+        return page.removeprefix(" [SEP]").lstrip() if found and self.observation_mode != "html" else observation
+
     def expert_actions(self) -> list[str] | None:
         """The demonstrated actions up to the purchase, or None where there is none."""
         return [action for action, _ in self._planned()] or None
