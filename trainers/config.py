@@ -248,8 +248,10 @@ def parse_flags(cls: type[T], arguments: Sequence[str], *, default: T | None = N
     import tyro
 
     with _flag_rules():
-        extra = {} if default is None else {"default": default}
-        return tyro.cli(cls, args=list(arguments), config=(tyro.conf.AvoidSubcommands,), **extra, **words)
+        if default is not None:
+            words["default"] = default
+        cli: Any = tyro.cli
+        return cli(cls, args=list(arguments), config=(tyro.conf.AvoidSubcommands,), **words)
 
 
 def _flag_rules() -> Any:

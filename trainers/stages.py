@@ -87,7 +87,7 @@ def model_player(start: Start, name: str, acting: ActingConfig) -> Player:
     def load() -> Policy:
         from trainers.policies.hf import HFPolicy
 
-        return HFPolicy.load(start, name=name, **asdict(acting))
+        return HFPolicy.load(start, name=name, **asdict(acting))  # type: ignore[arg-type]
 
     return Player(name, start, load)
 
@@ -225,7 +225,9 @@ def pair(
             expert=() if demonstrations is None else TrajectoryStore(demonstrations),
         )
         write_records(out, result.pairs)
-        return {"pairs": len(result.pairs), "counts": result.counts}
+        teaches = result.balance._asdict() if result.balance else {}
+        one_sided = [word._asdict() for word in teaches.pop("one_sided_words", [])]
+        return {"pairs": len(result.pairs), "counts": result.counts, "balance": teaches, "one_sided_words": one_sided}
 
     inputs = {
         "trajectories": trajectories, "verdicts": verdicts, "step_rewards": step_rewards,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -56,7 +56,7 @@ def _defaults(command: type[C], arguments: list[str], section: str) -> C | None:
         for field in fields(command)  # type: ignore[arg-type]
         if field.name != "settings" and not _has_default(field)
     }
-    return command(**required, settings=settings)
+    return command(**required, settings=settings)  # type: ignore[call-arg]
 
 
 def read_section(settings_class: type[S], values: Mapping[str, Any], source: str, section: str) -> S:
@@ -71,12 +71,8 @@ def read_section(settings_class: type[S], values: Mapping[str, Any], source: str
 
 def _plain(command: type[Any]) -> type[Any]:
     """The config class of the field ``settings``, without its annotations."""
-    from typing import get_type_hints
-
     return get_type_hints(command)["settings"]
 
 
 def _has_default(field: Any) -> bool:
-    from dataclasses import MISSING
-
     return field.default is not MISSING or field.default_factory is not MISSING

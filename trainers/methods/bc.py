@@ -11,7 +11,7 @@ from trainers.methods.common import check_splits, evaluate_splits, seeded
 from trainers.models.config import ModelConfig
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
-from trainers.stages import ActingConfig, DemonstrationConfig, Watch
+from trainers.stages import ActingConfig, DemonstrationConfig, Start, Watch
 from trainers.training.config import SFTConfig
 
 
@@ -45,7 +45,7 @@ def run_bc(config: BCConfig, run: Run) -> Path:
     demonstrations = stages.demonstrate(run, run.path("demonstrations.jsonl"), config.demonstrations, config.rollout)
     checkpoint = stages.train_sft(run, run.path("sft"), demonstrations, config.model, config.sft, watch)
     evaluate_splits(run, checkpoint, "sft", config, config.evaluation.splits, config.evaluation.max_tasks)
-    finals = [(config.model, "base")] if config.evaluation.base else []
-    for start, label in [*finals, (checkpoint, "sft")]:
+    policies: list[tuple[Start, str]] = [(config.model, "base")] if config.evaluation.base else []
+    for start, label in [*policies, (checkpoint, "sft")]:
         evaluate_splits(run, start, label, config, config.evaluation.final_splits, config.evaluation.final_max_tasks)
     return checkpoint

@@ -63,6 +63,8 @@ class ICTOConfig:
     def __post_init__(self) -> None:
         if self.iterations < 0:
             raise ConfigError(f"iterations is {self.iterations!r}; give 0 or more.")
+        if not (self.cloning or self.iterations):
+            raise ConfigError("cloning is off and iterations is 0, so there is nothing to train.")
 
 
 def run_icto(config: ICTOConfig, run: Run) -> Path | None:

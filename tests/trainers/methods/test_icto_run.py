@@ -1,0 +1,139 @@
+"""ICTO, its ablations and behavioural cloning, each run whole with a model of two layers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from icto_gym.errors import InvalidTask
+from icto_gym.files import read_json
+from icto_gym.store import TrajectoryStore
+from trainers.config import from_mapping, merged
+from trainers.methods.bc import BCConfig, run_bc
+from trainers.methods.icto import ICTOConfig, run_icto
+from trainers.records import StepRewards, read_records
+from trainers.runs import Run
+
+SMALL = {
+    "model": {"name": "tiny-random", "lora": {"r": 4, "alpha": 8}},
+    "rollout": {
+        "env_id": "icto_gym.testing:Scripted-v0", "max_tasks": 2, "attempts": 2, "max_episode_steps": 3,
+    },
+    "acting": {"max_new_tokens": 8},
+    "demonstrations": {"max_tasks": 4},
+    "sft": {"epochs": 1, "batch_size": 2},
+    "dpo": {"epochs": 1, "batch_size": 2, "probe_every": 1, "probe_at_start": True},
+    "reward": {"epochs": 1, "batch_size": 2},
+    "probe": {"tasks": 1},
+    "evaluation": {"max_tasks": 1, "final_max_tasks": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def icto(folder, **settings):
+    config = from_mapping(ICTOConfig, merged(SMALL, settings), "the test")
+    with Run(folder) as run:
+        return run, run_icto(config, run)
+
+
+def weights(checkpoint):
+    return read_json(checkpoint / "checkpoint.json")["weights_digest"]
+
+
+def labels(run):
+    return sorted(path.parent.parent.name + " " + path.parent.name for path in run.path().rglob("metrics.json")
+                  if "evaluation" in path.parts)  # fmt: skip
+
+
+def test_each_iteration_starts_from_the_previous_policy_and_contrasts_against_it(tmp_path):
+    run, checkpoint = icto(tmp_path, iterations=2, seed=1)
+    assert checkpoint == tmp_path / "iteration-02" / "dpo" / "checkpoint"
+    first, second = (read_json(run.iteration(k) / "dpo" / "training.json")["start"]["weights"] for k in (1, 2))
+    assert first == weights(tmp_path / "sft" / "checkpoint")
+    assert second == weights(tmp_path / "iteration-01" / "dpo" / "checkpoint")
+    explorers = {item.policy for k in (1, 2) for item in TrajectoryStore(run.iteration(k) / "trajectories.jsonl")}
+    assert explorers == {"explore-1", "explore-2"}
+    assert labels(run) == ["base test", "icto-1 dev", "icto-2 dev", "icto-2 test", "sft dev", "sft test"]
+
+
+def test_an_iteration_leaves_the_numbers_that_would_reveal_a_collapse(tmp_path):
+    run, _ = icto(tmp_path)
+    facts = read_json(run.iteration(1) / "metrics.json")
+    assert facts["explored"]["episodes"] == 4 and facts["judged"]["trajectories"] == 4
+    assert facts["pairs"]["pairs"] == len((run.iteration(1) / "pairs.jsonl").read_text().splitlines())
+    assert facts["pairs"]["counts"]["tasks"] == 2 and facts["pairs"]["balance"]["pairs"] == facts["pairs"]["pairs"]
+    assert facts["training"]["first"]["pairs/chosen_logp_change"] == 0.0
+    assert {"pairs/chosen_logp_change", "pairs/rejected_logp_change"} <= facts["training"]["last"].keys()
+    probes = facts["training"]["probes"]
+    assert probes[0]["step"] == 0 and probes[-1]["step"] == facts["training"]["steps"]
+    assert {"dev/success_rate", "dev/average_reward", "dev/invalid_action_share"} <= probes[0].keys()
+    assert facts["evaluation"]["dev"]["success_rate"]["n"] == 1
+
+
+def test_metrics_have_one_line_per_optimiser_step(tmp_path):
+    run, _ = icto(tmp_path)
+    lines = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
+    keys = [(line["stage"], line["step"]) for line in lines]
+    assert len(set(keys)) == len(keys)
+    assert {stage for stage, _ in keys} == {"sft", "iteration-01/dpo"}
+
+
+def test_without_contrast_successes_are_imitated(tmp_path):
+    run, checkpoint = icto(tmp_path, contrast=False)
+    here = run.iteration(1)
+    assert checkpoint == here / "sft" / "checkpoint"
+    assert not (here / "pairs.jsonl").exists()
+    assert {item.policy for item in TrajectoryStore(here / "successes.jsonl")} >= {"expert"}
+    assert read_json(here / "sft" / "training.json")["start"]["weights"] == weights(run.path("sft", "checkpoint"))
+    assert read_json(here / "metrics.json")["imitated"]["others"] == 4
+
+
+def test_without_cloning_the_base_model_explores(tmp_path):
+    run, checkpoint = icto(tmp_path, cloning=False)
+    assert not run.path("sft").exists()
+    assert read_json(run.iteration(1) / "dpo" / "training.json")["start"]["model"]["name"] == "tiny-random"
+    assert checkpoint == run.iteration(1) / "dpo" / "checkpoint"
+    assert labels(run) == ["base test", "icto-1 dev", "icto-1 test"]
+
+
+def test_step_rewards_may_come_from_a_reward_model(tmp_path):
+    run, _ = icto(
+        tmp_path, step_rewards={"source": "learned"}, pairing={"granularity": "step"}, dpo={"objective": "step"}
+    )
+    here = run.iteration(1)
+    assert (here / "reward" / "checkpoint" / "checkpoint.json").exists()
+    rewards = read_records(here / "step_rewards.jsonl", StepRewards)
+    assert {item.source for item in rewards} == {"learned:increment"}
+    assert len(rewards) == 4 + 4  # explored and demonstrated
+
+
+def test_an_iteration_without_pairs_leaves_the_policy_as_it_is(tmp_path, caplog):
+    run, checkpoint = icto(tmp_path, pairing={"use_expert": False})
+    assert checkpoint == run.path("sft", "checkpoint")
+    assert "made no pairs" in caplog.text
+    assert read_json(run.iteration(1) / "metrics.json")["pairs"]["pairs"] == 0
+    assert "icto-1 test" in labels(run)
+
+
+def test_a_wrong_split_is_found_before_any_work(tmp_path):
+    with pytest.raises(InvalidTask, match="'tset'"):
+        icto(tmp_path, evaluation={"final_splits": ["tset"]})
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+
+
+def test_behavioural_cloning_demonstrates_imitates_and_measures(tmp_path):
+    small = {key: value for key, value in SMALL.items() if key not in ("dpo", "reward")}
+    with Run(tmp_path) as run:
+        checkpoint = run_bc(from_mapping(BCConfig, small, "the test"), run)
+        assert checkpoint == tmp_path / "sft" / "checkpoint"
+        assert labels(run) == ["base test", "sft dev", "sft test"]
