@@ -30,8 +30,12 @@ class Request(NamedTuple):
 class Engine(Protocol):
     """Computes next-token logits for a batch of rows, of which some end before others."""
 
-    def begin(self, requests: Sequence[Request]) -> Tensor:
-        """Read the prompts; logits of the token that follows each, shape (rows, vocabulary)."""
+    def begin(self, requests: Sequence[Request], room: int) -> Tensor:
+        """Read the prompts, to each of which up to ``room`` tokens will be appended.
+
+        Returns:
+            Logits of the token that follows each prompt, shape (rows, vocabulary).
+        """
         ...
 
     def advance(self, kept: Sequence[int], tokens: Sequence[int]) -> Tensor:
@@ -40,6 +44,18 @@ class Engine(Protocol):
 
     def end(self) -> None:
         """The batch is complete."""
+        ...
+
+    def rows_that_fit(self, tokens: int) -> int:
+        """How many rows of so many tokens may be computed together."""
+        ...
+
+    def forget(self, episode: str) -> None:
+        """The episode has ended."""
+        ...
+
+    def clear(self) -> None:
+        """Drop what is kept between batches, as when the model's weights have changed."""
         ...
 
 
@@ -116,7 +132,7 @@ def generate(engine: Engine, requests: Sequence[Request], words: Words, max_new_
     """Continue every prompt to the end of its response; rows that are complete leave the batch."""
     replies = [Reply(request, words, max_new_tokens) for request in requests]
     try:
-        logits = engine.begin(requests)
+        logits = engine.begin(requests, max_new_tokens)
         active = replies
         while True:
             tokens = choose_tokens(logits, active)
@@ -136,7 +152,7 @@ class ReencodingEngine:
         self._model = model
         self._cache: Any = None
 
-    def begin(self, requests: Sequence[Request]) -> Tensor:
+    def begin(self, requests: Sequence[Request], room: int) -> Tensor:
         from transformers import DynamicCache
 
         longest = max(len(request.prompt) for request in requests)
@@ -156,6 +172,15 @@ class ReencodingEngine:
 
     def end(self) -> None:
         self._cache = None
+
+    def rows_that_fit(self, tokens: int) -> int:
+        return 1 << 30
+
+    def forget(self, episode: str) -> None:
+        """Nothing is kept."""
+
+    def clear(self) -> None:
+        """Nothing is kept."""
 
     def _forward(self, ids: Tensor) -> Tensor:
         positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]

@@ -16,6 +16,7 @@ from icto_gym.errors import ConfigError, check_name
 from trainers.models.loading import causal_lm, load_model
 from trainers.policies.base import Turn, Usage
 from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
+from trainers.policies.ragged import CachedEngine, reproduces
 from trainers.tokenization import encode_prompt, end_of_turn_ids
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class HFPolicy:
         max_new_tokens: int = 96,
         batch_size: int = 32,
         max_context: int | None = None,
+        cache: bool = True,
+        cache_bytes: int = 3 << 30,
     ) -> None:
         """Args:
         model: a Transformers causal language model, or peft's wrapper around one.
@@ -49,6 +52,8 @@ class HFPolicy:
         max_new_tokens: longest response, in tokens.
         batch_size: conversations computed together.
         max_context: longest conversation with its response, in tokens; default: what the model was made for.
+        cache: keep keys and values over the turns of an episode; the responses are the same without.
+        cache_bytes: bound of that memory; where it is reached, some conversations are read anew.
         """
         if max_new_tokens < 1 or batch_size < 1:
             raise ConfigError(
@@ -61,8 +66,11 @@ class HFPolicy:
         self.max_context = max_context or getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
         self.last_usage: list[Usage] = []
         self._words = Words(tokenizer, end_of_turn_ids(tokenizer))
-        self._engine: Engine = ReencodingEngine(self.model)
         self._warned: set[str] = set()
+        self._weights: tuple[object, ...] = ()
+        self._engine: Engine = ReencodingEngine(self.model)
+        if cache:
+            self._engine = self._caching_engine(cache_bytes) or self._engine
 
     @classmethod
     def load(cls, source: str, *, name: str | None = None, **options: Any) -> HFPolicy:
@@ -88,8 +96,8 @@ class HFPolicy:
         ]
         replies: list[Reply] = []
         with _for_generation(self.model):
-            for start in range(0, len(requests), self.batch_size):
-                batch = requests[start : start + self.batch_size]
+            self._notice_new_weights()
+            for batch in self._batches(requests):
                 replies += generate(self._engine, batch, self._words, self.max_new_tokens)
         written = iter(replies)
         answers = [None if prompt is None else next(written) for prompt in prompts]
@@ -102,6 +110,32 @@ class HFPolicy:
     def forget(self, episode: str) -> None:
         """The episode has ended."""
         self._warned.discard(episode)
+        self._engine.forget(episode)
+
+    def _caching_engine(self, cache_bytes: int) -> Engine | None:
+        with _for_generation(self.model):
+            try:
+                engine = CachedEngine(self.model, max_bytes=cache_bytes)
+                problem = reproduces(engine, self.model)
+            except AttributeError as error:  # a configuration that does not say how it attends
+                problem = str(error)
+        if not problem:
+            return engine
+        logger.info("%s: every turn is read from its beginning, since packed attention fails (%s)", self.name, problem)
+        return None
+
+    def _notice_new_weights(self) -> None:
+        """What was kept for other weights is of no use: forget it where training has gone on."""
+        weights = _weights_of(self.model)
+        if weights != self._weights:
+            self._engine.clear()
+            self._weights = weights
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[Sequence[Request]]:
+        longest = max((len(request.prompt) for request in requests), default=0) + self.max_new_tokens
+        size = min(self.batch_size, self._engine.rows_that_fit(longest))
+        for start in range(0, len(requests), size):
+            yield requests[start : start + size]
 
     def _prompt(self, turn: Turn) -> list[int] | None:
         """The token ids of a turn, shortened where they must be; None where nothing helps."""
@@ -153,6 +187,14 @@ def _for_generation(model: Any) -> Iterator[None]:
             yield
     finally:
         model.train(training)
+
+
+def _weights_of(model: Any) -> tuple[object, ...]:
+    """Tells weights apart: a few numbers of every parameter, which any training step or merged adapter changes."""
+    parameters = [parameter.detach().reshape(-1) for parameter in model.parameters()]
+    parameters = [values for values in parameters if len(values)]
+    firsts = torch.stack([values[[0, len(values) // 2, -1]].double() for values in parameters])
+    return tuple(firsts.flatten().tolist())
 
 
 def _name_of(source: str) -> str:
