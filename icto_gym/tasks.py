@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import gymnasium as gym
@@ -105,41 +108,86 @@ def is_list_path(name: str | None) -> bool:
     return bool(name) and str(name).endswith(".json")
 
 
-def read_task_list(path: str, tasks_by_id: Mapping[str, Task], env_id: str, pair_prefix: str | None = None) -> Manifest:
+def read_task_list(
+    path: str,
+    tasks_by_id: Mapping[str, Task],
+    env_id: str,
+    pair_prefix: str | None = None,
+    pair_name: Callable[[str], str] = str,
+) -> Manifest:
     """Read a user's list: a JSON array of task ids, or of (task, variation) pairs.
+
+    If a list of another role lies beside it (``my_train.json`` beside ``my_dev.json``) and shares tasks
+    with it, a warning says how many.
 
     Args:
         path: the JSON file. An object with one key, holding the array, is accepted too.
         tasks_by_id: every task of the benchmark.
         env_id: for the manifest and messages.
         pair_prefix: if given, ``["boil", 3]`` means the id ``<pair_prefix>/boil/3``.
+        pair_name: today's name for the task name in a pair, where older lists spell it otherwise.
 
     Raises:
         DataError: naming file, record number and what is wrong.
     """
-    entries = read_json(path)
-    if isinstance(entries, dict) and len(entries) == 1:
-        entries = next(iter(entries.values()))
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a JSON array of task ids, found {type(entries).__name__}.")
+    entries = _read_entries(path)
     found: dict[str, Task] = {}
     for number, entry in enumerate(entries):
-        task_id = _entry_id(entry, pair_prefix)
+        task_id = _entry_id(entry, pair_prefix, pair_name)
         if task_id is None or task_id not in tasks_by_id:
             hint = did_you_mean(task_id, tasks_by_id) if task_id else ""
             raise DataError(f"{path}: record {number} ({entry!r}) names no task of {env_id}.{hint}")
         found[task_id] = tasks_by_id[task_id]
     if len(found) < len(entries):
         logger.warning("%s: %d of %d records repeat an earlier one", path, len(entries) - len(found), len(entries))
+    for sibling in _lists_beside(path):
+        _warn_of_shared(path, found, sibling, pair_prefix, pair_name)
     return Manifest(env_id, path, found.values())
 
 
-def _entry_id(entry: Any, pair_prefix: str | None) -> str | None:
+def _read_entries(path: str | Path) -> list[Any]:
+    entries = read_json(path)
+    if isinstance(entries, dict) and len(entries) == 1:
+        entries = next(iter(entries.values()))
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a JSON array of task ids, found {type(entries).__name__}.")
+    return entries
+
+
+def _entry_id(entry: Any, pair_prefix: str | None, pair_name: Callable[[str], str]) -> str | None:
     if isinstance(entry, str):
         return entry
     if pair_prefix and isinstance(entry, (list, tuple)) and len(entry) == 2:
-        return f"{pair_prefix}/{entry[0]}/{entry[1]}"
+        return f"{pair_prefix}/{pair_name(str(entry[0]))}/{entry[1]}"
     return None
+
+
+_ROLES = ("train", "dev", "valid", "test")
+
+
+def _lists_beside(path: str) -> list[Path]:
+    """Lists in the same folder whose names differ from this one's by the role: train, dev, valid or test."""
+    here = Path(path)
+    names = {
+        re.sub(rf"(?<![a-z]){mine}(?![a-z])", other, here.name)
+        for mine, other in itertools.permutations(_ROLES, 2)
+    } - {here.name}  # fmt: skip
+    return sorted(folder_entry for folder_entry in map(here.with_name, names) if folder_entry.is_file())
+
+
+def _warn_of_shared(
+    path: str, found: Mapping[str, Task], sibling: Path, pair_prefix: str | None, pair_name: Callable[[str], str]
+) -> None:
+    try:
+        others = {_entry_id(entry, pair_prefix, pair_name) for entry in _read_entries(sibling)}
+    except (DataError, OSError):
+        return  # not asked for, so not complained about
+    shared = [task_id for task_id in found if task_id in others]
+    if shared:
+        logger.warning(
+            "%s: %d of its %d tasks stand in %s too (%s, ...); what is trained on one is not unseen in the other",
+            path, len(shared), len(found), sibling.name, shared[0],
+        )  # fmt: skip
 
 
 def shared_tasks(first: Manifest, second: Manifest) -> list[str]:

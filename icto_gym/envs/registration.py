@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gymnasium as gym
+from gymnasium.envs.registration import WrapperSpec
 
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     # id: (entry point, step limit); None where the limit depends on the task
@@ -14,6 +15,8 @@ ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
 
 def register_all() -> None:
     """Make ``gymnasium.make("icto/...")`` work; harmless when called again."""
+    by_task = WrapperSpec("TaskStepLimit", "icto_gym.wrappers.limit:TaskStepLimit", {})
     for env_id, (entry_point, limit) in ENVIRONMENTS.items():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point=entry_point, max_episode_steps=limit)
+            wrappers = () if limit is not None else (by_task,)
+            gym.register(env_id, entry_point=entry_point, max_episode_steps=limit, additional_wrappers=wrappers)
