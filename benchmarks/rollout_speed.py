@@ -32,35 +32,10 @@ Always answer in this form:
 Thought: why you do it
 Action: search[words] or click[name]
 If nothing on the page fits, go back to the search. Do not invent names that are not on the page."""
-_WORDS = [
-    "red",
-    "blue",
-    "green",
-    "cotton",
-    "leather",
-    "running",
-    "casual",
-    "women",
-    "men",
-    "shoes",
-    "jacket",
-    "lamp",
-    "desk",
-    "waterproof",
-    "light",
-    "wide",
-    "slim",
-    "classic",
-    "set",
-    "of",
-    "two",
-    "long",
-    "sleeve",
-    "soft",
-    "travel",
-    "kitchen",
-    "steel",
-]
+_WORDS = (
+    "red blue green cotton leather running casual women men shoes jacket lamp desk waterproof light wide slim classic "
+    "set of two long sleeve soft travel kitchen steel"
+).split(" ")
 
 
 class Script:

@@ -129,7 +129,7 @@ def test_an_ended_episode_still_serves_the_next_attempt_at_its_task():
 def test_memory_is_bounded_and_what_was_evicted_is_read_anew():
     expected = play(policy(cache=False))
     one_row = 512 * cache_shape(TINY.model).bytes_per_token
-    for rows in (1, 2, 4):
+    for rows in (4, 1):
         acting = policy(cache_bytes=rows * 2 * one_row)
         assert play(acting) == expected
         assert acting._engine.cache.bytes <= rows * 2 * one_row
