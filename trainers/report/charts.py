@@ -116,7 +116,8 @@ class _Frame:
         self.x_low, self.x_high = min(xs), max(xs)
         if named or self.x_low == self.x_high:
             self.x_low, self.x_high = self.x_low - 0.5, self.x_high + 0.5
-        self.y_ticks = _ticks(min(ys), max(ys))
+        flat_at_zero = min(ys) == max(ys) == 0
+        self.y_ticks = [0.0, 0.5, 1.0] if flat_at_zero else _ticks(min(ys), max(ys))
         self.y_low, self.y_high = self.y_ticks[0], self.y_ticks[-1]
 
     def x(self, value: float) -> float:
@@ -128,7 +129,9 @@ class _Frame:
         return round(HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM), 1)
 
     def x_ticks(self) -> list[float]:
-        return [tick for tick in _ticks(self.x_low, self.x_high) if self.x_low <= tick <= self.x_high]
+        """Whole numbers, since x counts something."""
+        ticks = _ticks(self.x_low, self.x_high)
+        return [tick for tick in ticks if self.x_low <= tick <= self.x_high and tick == round(tick)]
 
 
 def _ticks(low: float, high: float, about: int = 4) -> list[float]:

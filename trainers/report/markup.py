@@ -29,15 +29,24 @@ def element(tag: str, *children: str, **attributes: object) -> str:
     return f"<{tag}{written}>{''.join(children)}</{tag}>"
 
 
-def foldable(value: str, *, kind: str = "") -> str:
-    """A block of someone else's text; a long one shows its beginning and opens on request."""
+def foldable(value: str, *, kind: str = "", skip: int = 0) -> str:
+    """A block of someone else's text; a long one shows its beginning and opens on request.
+
+    Args:
+        value: the text.
+        kind: class of the block.
+        skip: so many characters are known to the reader (such as the goal, repeated on every page);
+            the beginning of a long text is shown from there.
+    """
     value = value.strip("\n")
     if len(value) > _LONGEST:
         value = f"{value[:_LONGEST]}\n[… {len(value) - _LONGEST} more characters are in the run folder]"
     if len(value) <= _FOLD_CHARACTERS and value.count("\n") < _FOLD_LINES:
         return element("pre", text(value), class_=f"text {kind}".strip(), dir="auto")
-    beginning = "\n".join(value.split("\n")[:3])[:180].rstrip()
-    summary = element("summary", element("span", text(beginning) + " …", class_="text", dir="auto"))
+    rest = value[skip:].strip()
+    beginning = "\n".join(rest.split("\n")[:3])[:180].rstrip()
+    shown = ("… " if skip else "") + beginning + (" …" if beginning != rest else "") if rest else "as before"
+    summary = element("summary", element("span", text(shown), class_="text", dir="auto"))
     body = element("pre", text(value), class_="text", dir="auto")
     return element("details", summary, body, class_=f"fold {kind}".strip())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from icto_gym.trajectory import Step, Trajectory
 from trainers.evaluation.failures import failure_cause
@@ -203,11 +204,23 @@ def _step_of(item: SideBySide, side: str, t: int) -> str:
         return element("span", "(ended)", class_="quiet") if t == len(trajectory.steps) else ""
     step = trajectory.steps[t]
     after = trajectory.steps[t + 1].observation if t + 1 < len(trajectory.steps) else trajectory.final_observation
-    return _thought(step) + _action(step, getattr(item, f"{side}_rewards")[t]) + foldable(after, kind="observation")
+    known = _known(after, step.observation, trajectory.instruction)
+    parts = _thought(step), _action(step, getattr(item, f"{side}_rewards")[t])
+    return "".join(parts) + foldable(after, kind="observation", skip=known)
+
+
+def _known(observation: str, before: str, instruction: str) -> int:
+    """How many leading characters the reader has seen: the goal on every page, what stood there before."""
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(observation, before, strict=False)))
+    shared = shared if shared == len(observation) else observation.rfind(" ", 0, shared) + 1
+    place = observation.find(instruction) if instruction else -1
+    return max(shared if shared > 40 else 0, place + len(instruction) if 0 <= place < 200 else 0)
 
 
 def _thought(step: Step) -> str:
-    return element("p", text(step.thought), class_="thought", dir="auto") if step.thought else ""
+    if not step.thought or step.thought == step.action.strip():  # a malformed response is shown once, as the command
+        return ""
+    return element("p", text(step.thought), class_="thought", dir="auto")
 
 
 def _action(step: Step, reward: float) -> str:

@@ -148,6 +148,14 @@ def test_a_long_text_is_folded_and_a_very_long_one_cut():
     assert len(huge) < 20_000 and "more characters are in the run folder" in huge
 
 
+def test_what_the_reader_knows_is_skipped_where_a_text_is_folded():
+    goal = "Find a red shoe of size nine, cheaper than forty dollars."
+    source = foldable(f"Goal: {goal} " + "New things. " * 40, skip=len(goal) + 6)
+    summary = source[: source.index("</summary>")]
+    assert "New things" in summary and "red shoe" not in summary and goal in source
+    assert "as before" in foldable("x" * 300, skip=300)
+
+
 # ---- what is missing or broken
 def test_an_empty_folder_makes_a_page_that_says_so(tmp_path):
     page = Page(page_of(tmp_path, tmp_path / "report.html"))
