@@ -151,6 +151,8 @@ def summarize(
 ) -> dict[str, Estimate]:
     """All metrics of a set of episodes; a metric that no episode has is absent, not guessed.
 
+    Broken episodes count with the score they had reached.
+
     Args:
         trajectories: of one policy; several episodes per task are averaged first.
         optimal: which actions were optimal, where the trajectories do not say so themselves.
