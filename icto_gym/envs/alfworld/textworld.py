@@ -41,7 +41,7 @@ class TextWorldGame:
         self._actions: list[str] = []
         self._admissible: list[str] = []
         with _LOCK:
-            self._env = self._parts.make()
+            self._env = self._parts.idle.pop() if self._parts.idle else self._parts.make()
             try:
                 self._env.load(with_original_rules(game))
             except Exception as error:  # anything can come out of the parsers
@@ -88,11 +88,11 @@ class TextWorldGame:
             self.step(command)
 
     def close(self) -> None:
-        """Give the planner's library back to the system."""
+        """Leave the loaded planner library to the next game: unloading it would bring the process down at exit."""
         env, self._env = self._env, None
         if env is not None:
             with _LOCK:
-                self._parts.close(env)
+                self._parts.idle.append(env)
 
     def _read(self, state: Any) -> str:
         self.won = bool(state["won"])
@@ -139,7 +139,7 @@ def _load_parts() -> SimpleNamespace:
         with _kept_process_state():
             return wrappers.AlfredDemangler(pddl.PddlEnv(infos), shuffle=False)
 
-    return SimpleNamespace(make=make, close=lambda env: downward.close_lib(env.unwrapped.downward_lib))
+    return SimpleNamespace(make=make, idle=[])
 
 
 def _remember(logic: Any, textgen: Any, downward: Any) -> None:

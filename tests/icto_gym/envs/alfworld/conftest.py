@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,45 @@ def write_game(tmp_path_factory: pytest.TempPathFactory, original_rules: tuple[s
         return path
 
     return write
+
+
+_HELP_ACTION = """(:action help
+    :parameters (?a - agent)
+    :precondition
+        ()
+    :effect
+        (and
+            (checked ?a)
+        )
+)
+"""
+
+
+def published(domain: str, grammar: str, name: str) -> tuple[str, str]:
+    """Domain and grammar of games published until 2024 (``"0.2"``), those patched (``"2.1.2"``), or today's."""
+    if name == "0.4":
+        return domain, grammar
+    old_domain = domain.replace(f"{_HELP_ACTION}\n", "")
+    start = grammar.index("\naction help {")
+    help_text = re.search(r'"rhs": "(\\nAvailable.*?)"\n', grammar[start:], re.DOTALL)
+    assert help_text
+    old = grammar[:start]
+    if name == "0.2":
+        for new, before in (
+            ("You arrive at {r.name}.", "You arrive at {lend.name}."),
+            ("move {o} to {r}", "put {o} in/on {r}"),
+            ("You move the {o.name} to the {r.name}.", "You put the {o.name} in/on the {r.name}."),
+        ):
+            old = old.replace(new, before)
+        return old_domain, old
+    before, after = old_domain.rsplit(")", 1)
+    feedback = help_text[1].replace("\\n", "\n")
+    return f"{before}{_HELP_ACTION}){after}", (
+        f'{old}\naction help {{\n    template :: "help";\n    feedback :: "{feedback}";\n}}\n'
+    )
+
+
+@pytest.fixture(scope="session")
+def published_rules(original_rules: tuple[str, str]) -> dict[str, tuple[str, str]]:
+    """Domain and grammar by the name of the rules: ``"0.2"``, ``"2.1.2"`` and ``"0.4"``."""
+    return {name: published(*original_rules, name) for name in ("0.2", "2.1.2", "0.4")}
