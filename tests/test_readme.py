@@ -1,0 +1,43 @@
+"""The README's code runs as it stands, and what it names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readme_plays_an_episode_and_defines_a_policy():
+    """Its Python blocks run in order, in one namespace, as a reader would paste them."""
+    namespace: dict[str, object] = {}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["info"]["score"] == 1.0
+    policy = namespace["FirstHit"]()
+    assert "search[" in policy.act([_turn({"has_search_bar": True, "instruction": "a hat"})])[0]
+    assert "click[b0xyz]" in policy.act([_turn({"has_search_bar": False, "clickables": ["< prev", "b0xyz"]})])[0]
+    assert "click[buy now]" in policy.act([_turn({"has_search_bar": False, "clickables": ["buy now"]})])[0]
+
+
+def _turn(info):
+    from trainers.policies.base import Turn
+
+    return Turn([], info)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_make_targets_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+    for script in re.findall(r"(?:python|--config) ((?:benchmarks|examples|scripts)/[\w./-]+)", text):
+        assert (ROOT / script).exists(), f"{page.name} names {script}"
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"(?:`|\$ )make ([a-z]+)\b", text):
+        assert target in targets, f"{page.name} names make {target}"
