@@ -70,8 +70,8 @@ def subgoals(world: World, state: State, seen: frozenset[int], touched: frozense
         touched: objects taken so far.
 
     Returns:
-        ``found`` and ``held`` (ever, a target), ``heated`` / ``cooled`` / ``cleaned`` and ``lamp_on``
-        (now), ``placed`` and ``second_placed`` (now, with everything the goal asks of the object); only
+        ``found`` and ``held`` (ever, a target), ``heated`` / ``cooled`` / ``cleaned`` (now, one that was
+        held: what lies cold in the fridge does not count before), ``lamp_on`` (now), ``placed`` and ``second_placed`` (now, with everything the goal asks of the object); only
         the parts the goal has. Empty for a goal of another shape.
     """
     goal = outline(world)
@@ -79,7 +79,7 @@ def subgoals(world: World, state: State, seen: frozenset[int], touched: frozense
         return {}
     found = {"found": bool(goal.targets & seen), "held": bool(goal.targets & touched)}
     for mark in goal.marks:
-        found[_DONE[mark]] = bool(goal.targets & getattr(state, _STATES[mark]))
+        found[_DONE[mark]] = bool(goal.targets & touched & getattr(state, _STATES[mark]))
     if goal.lamps:
         found["lamp_on"] = bool(goal.lamps & state.toggled)
     if goal.place_kinds:
