@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +36,8 @@ icto pair runs/a/trajectories.jsonl --demonstrations runs/a/expert.jsonl --granu
 """
 EVALUATE_EXAMPLES = """
 icto evaluate random --env-id icto/WebShop-v0 --split test --max-tasks 60 --out runs/random/test
-icto evaluate hf:runs/demo/sft/checkpoint --split test --policy-options '{max_new_tokens: 96}' --out runs/sft/test
+icto evaluate hf:runs/demo/sft/checkpoint --config examples/configs/demo.yaml --split test --out runs/sft/test
+icto evaluate hf:runs/demo/sft/checkpoint --split ood --policy-options '{max_new_tokens: 96}' --out runs/sft/ood
 """
 
 
@@ -163,6 +164,19 @@ def pair(arguments: list[str]) -> None:
 
 # ---- evaluate ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
+class PlayedOnce(RolloutConfig):
+    """What is played; every task once and without exploration, so those settings are not asked for."""
+
+    split: str = "dev"
+    """Split, named list, or path of a JSON list of tasks."""
+    attempts: tyro.conf.Suppress[int] = 1
+    greedy_first: tyro.conf.Suppress[bool] = True
+    temperature: tyro.conf.Suppress[float] = 0.0
+    epsilon: tyro.conf.Suppress[float] = 0.0
+    branch_fraction: tyro.conf.Suppress[float] = 0.0
+
+
+@dataclass(frozen=True)
 class EvaluateCommand:
     """Play a split once, greedily, and measure; what --out holds already is not played again."""
 
@@ -170,44 +184,23 @@ class EvaluateCommand:
     """random, expert, hf:<model or checkpoint>, openai:<model>, or package.module:Name."""
     out: Path
     """Folder for trajectories.jsonl and metrics.json."""
-    env_id: str = "icto/WebShop-v0"
-    """Gymnasium id of the environment."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment."""
-    split: str = "dev"
-    """Split, named list, or path of a JSON list of tasks."""
-    max_tasks: int | None = None
-    """Play at most so many tasks."""
     label: str | None = None
     """What the policy is called in tables; left out: its own name."""
     policy_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the policy."""
-    batch_size: int = 16
-    """Episodes in flight at once."""
-    window: int | None = None
-    """How many of the latest observations the conversation keeps in full; None: all."""
-    example: bool = False
-    """Show the environment's worked example."""
-    max_episode_steps: int | None = None
-    """Step limit; None: the published one."""
-    optimal_actions: bool = False
-    """Measure the share of optimal actions too, where the environment knows them."""
-    seed: int = 0
-    """Seeds the environment and the intervals."""
-
-    def rollout(self) -> RolloutConfig:
-        """The environment and tasks, played greedily."""
-        names = (
-            "env_id", "env_kwargs", "split", "max_tasks", "batch_size", "window", "example", "max_episode_steps",
-            "optimal_actions", "seed",
-        )  # fmt: skip
-        return stages.greedy(RolloutConfig(**{name: getattr(self, name) for name in names}), self.split, self.max_tasks)
+    config: ConfigFile = None
+    settings: Annotated[PlayedOnce, Flat] = field(default_factory=PlayedOnce)
 
 
 def evaluate(arguments: list[str]) -> None:
     """``icto evaluate``."""
-    command = parse(EvaluateCommand, arguments, prog="icto evaluate", examples=EVALUATE_EXAMPLES)
+    command = parse(EvaluateCommand, arguments, prog="icto evaluate", examples=EVALUATE_EXAMPLES, section="rollout")
     player = stages.named_player(command.policy, command.policy_options)
+    asked = {item.name: getattr(command.settings, item.name) for item in fields(RolloutConfig)}
+    played = stages.greedy(
+        RolloutConfig(**asked), command.settings.split, command.settings.max_tasks,
+        optimal=command.settings.optimal_actions,
+    )  # fmt: skip
     with Run(command.out, redo=False) as run:
-        stages.evaluate(run, command.out, player, command.rollout(), label=command.label or player.name)
+        stages.evaluate(run, command.out, player, played, label=command.label or player.name)
     print((command.out / "metrics.json").read_text(), end="")

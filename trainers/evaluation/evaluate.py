@@ -129,6 +129,7 @@ def decoding(policy: Policy, config: RolloutConfig) -> dict[str, Any]:
         "temperature": 0.0,
         "max_new_tokens": getattr(policy, "max_new_tokens", None),
         "window": config.window,
+        "brief": config.brief,
         "example": config.example,
         "max_episode_steps": config.max_episode_steps,
     }
