@@ -40,6 +40,8 @@ class ScienceWorldEnv(TextEnv):
     (the simulator's own goals, optional ones included), and ``moves`` (ticks of its clock: not steps).
     """
 
+    recorded_info = ("best_score", "subgoals_done", "subgoals_total", "moves")
+
     def __init__(
         self,
         *,

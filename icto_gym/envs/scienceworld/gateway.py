@@ -31,6 +31,7 @@ _FLAGS = (
     "-Xms16m",
     "-Xss4m",
     "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",
 )
 _START_SECONDS = 60.0
 
