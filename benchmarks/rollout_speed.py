@@ -2,68 +2,57 @@
 
     python benchmarks/rollout_speed.py --episodes 8 --turns 6
 
-Both sides play the same scripted conversations greedily with the same model and batch: the `hf` policy, and
-Transformers' own `generate` on every turn's whole conversation (left padding, the same stopping rule). The
-observations are scripted, the responses are the model's. Their tokens are compared; where they differ, the
-distance of the two best logits at that place is shown (a tie to rounding if it is below 1e-3).
+Both sides play the same conversations greedily with the same model and batch: the `hf` policy, and Transformers'
+own `generate` on every turn's whole conversation (left padding, the same stopping rule). The observations are
+those of expert episodes in the built-in shop, the responses are the model's. Responses are compared; where they
+differ, the gap of the two best logits at that place is shown (a tie to rounding if it is below 1e-3).
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from icto_gym.dialogue import Message
+from icto_gym.dialogue import Message, observation_message, to_messages
+from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Trajectory
 from trainers.models.loading import load_model
-from trainers.policies.base import Turn
+from trainers.policies import Turn, make_policy
 from trainers.policies.decoding import Words
 from trainers.policies.hf import HFPolicy
+from trainers.rollout import RolloutConfig, plan_jobs, rollout
 from trainers.tokenization import encode_prompt, end_of_turn_ids
-
-INSTRUCTION = """You are shopping on a web site. In every round you are given a page and an instruction, and you
-write a short thought and one action. The action is search[words], where you choose the words, or click[name], where
-the name is one of those in square brackets on the page. Search once, compare the products with what is asked for
-(kind, colour, size, price), open the best, choose each option that is asked for, and buy it with click[Buy Now].
-Always answer in this form:
-Thought: why you do it
-Action: search[words] or click[name]
-If nothing on the page fits, go back to the search. Do not invent names that are not on the page."""
-_WORDS = (
-    "red blue green cotton leather running casual women men shoes jacket lamp desk waterproof light wide slim classic "
-    "set of two long sleeve soft travel kitchen steel"
-).split(" ")
 
 
 class Script:
-    """One conversation: its observations are drawn beforehand, its responses come as they come."""
+    """One conversation: its observations stand beforehand, its responses come as they come."""
 
-    def __init__(self, number: int, turns: int) -> None:
-        draw = random.Random(number)
-        self.pages = [_page(draw, first=turn == 0) for turn in range(turns)]
-        self.messages = [Message("user", INSTRUCTION), Message("assistant", "OK"), Message("user", self.pages[0])]
+    def __init__(self, trajectory: Trajectory) -> None:
+        self.pages = [step.observation for step in trajectory.steps]
+        self.messages = to_messages(trajectory.system_prompt, trajectory.instruction, (), self.pages[0])
         self.turn = 0
 
     def answer(self, response: str) -> None:
         """Append a response and what is seen after it."""
         self.turn += 1
         if self.turn < len(self.pages):
-            self.messages += [Message("assistant", response), Message("user", f"Observation: {self.pages[self.turn]}")]
+            seen = Message("user", observation_message(self.pages[self.turn]))
+            self.messages = [*self.messages, Message("assistant", response), seen]
 
 
-def _page(draw: random.Random, *, first: bool) -> str:
-    goal = f"Find me {' '.join(draw.sample(_WORDS, 5))}, with price lower than {draw.randint(20, 90)} dollars"
-    if first:
-        return f"WebShop [SEP] Instruction: [SEP] {goal} [SEP] Search"
-    items = [
-        f"B0{draw.randint(10**7, 10**8)} [SEP] {' '.join(draw.sample(_WORDS, draw.randint(4, 9)))} "
-        f"[SEP] ${draw.randint(5, 120)}.99"
-        for _ in range(draw.randint(2, 8))
-    ]
-    return f"Instruction: [SEP] {goal} [SEP] Back to Search [SEP] Page 1 [SEP] Next > [SEP] " + " [SEP] ".join(items)
+def demonstrations(episodes: int, turns: int) -> list[Trajectory]:
+    """Expert episodes of the shop with so many steps or more: pages of the length that the real task has."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = TrajectoryStore(Path(folder) / "expert.jsonl")
+        config = RolloutConfig(attempts=1, max_tasks=20 * episodes)
+        rollout(make_policy("expert"), config, plan_jobs(config), store)
+        found = [trajectory for trajectory in store if len(trajectory.steps) >= turns]
+    return found[:episodes]
 
 
 def play_cached(policy: HFPolicy, scripts: list[Script], turns: int) -> list[list[str]]:
@@ -106,15 +95,17 @@ def generate_plain(policy: HFPolicy, prompts: list[list[int]]) -> list[str]:
     return [words.text(row[longest:]).strip() for row in written]
 
 
-def count_differences(policy: HFPolicy, ours: list[list[str]], theirs: list[list[str]], episodes: int) -> list[float]:
+def gaps_where_different(
+    policy: HFPolicy, ours: list[list[str]], theirs: list[list[str]], played: list[Trajectory]
+) -> list[float]:
     """For each conversation whose responses differ: the gap of the two best logits at the first different token."""
     gaps = []
-    for number in range(episodes):
+    for number, trajectory in enumerate(played):
         pair = next(((a[number], b[number], t) for t, (a, b) in enumerate(zip(ours, theirs, strict=True))
                      if a[number] != b[number]), None)  # fmt: skip
         if pair is None:
             continue
-        script = Script(number, len(ours))
+        script = Script(trajectory)
         for answers in ours[: pair[2]]:
             script.answer(answers[number])
         first, second = (policy.tokenizer.encode(text, add_special_tokens=False) for text in pair[:2])
@@ -134,20 +125,19 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--episodes", type=int, default=8)
     parser.add_argument("--turns", type=int, default=6)
-    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--only", choices=("cached", "plain"), help="time one side alone")
     options = parser.parse_args()
     loaded = load_model(options.model)
     policy = HFPolicy(
         loaded.model, loaded.tokenizer, max_new_tokens=options.max_new_tokens, batch_size=options.episodes
     )
-    policy.act([Turn(Script(99, 1).messages, {}, "warm")])
-    policy._engine.clear()
+    played = demonstrations(options.episodes, options.turns)
     sides, seconds = {}, {}
     for name, play in (("cached", play_cached), ("plain", play_plain)):
         if options.only in (None, name):
             wall, cpu = time.perf_counter(), time.process_time()
-            scripts = [Script(number, options.turns) for number in range(options.episodes)]
+            scripts = [Script(trajectory) for trajectory in played]
             sides[name] = play(policy, scripts, options.turns)
             seconds[name] = time.perf_counter() - wall, time.process_time() - cpu
             rate = 60 * options.episodes / seconds[name][0]
@@ -156,7 +146,7 @@ def main() -> None:
     print(f"{options.episodes} episodes x {options.turns} turns, {tokens} response tokens")
     if len(sides) == 2:
         ratio = [seconds["plain"][kind] / seconds["cached"][kind] for kind in (0, 1)]
-        gaps = count_differences(policy, sides["cached"], sides["plain"], options.episodes)
+        gaps = gaps_where_different(policy, sides["cached"], sides["plain"], played)
         print(f"ratio {ratio[0]:.2f} wall, {ratio[1]:.2f} CPU; conversations that differ: {len(gaps)} {gaps}")
 
 

@@ -38,7 +38,7 @@ class RolloutConfig:
     """Chance, per step of the other attempts, that a uniformly drawn admissible command replaces the policy's."""
     branch_fraction: float = 0.25
     """Share of the other attempts that start from a random prefix of the expert's path, where there is one."""
-    batch_size: int = 16
+    batch_size: int = 32
     """Episodes in flight at once; results do not depend on it."""
     seed: int = 0
     """Every random draw derives from it, the task and the attempt."""

@@ -37,7 +37,7 @@ def make_policy(spec: str, **options: Any) -> Policy:
     kind, _, rest = spec.partition(":")
     if kind in _BUILT_IN:
         return _built_in(kind, rest, options)
-    if "." in kind and rest:
+    if rest:
         return _by_path(spec, options)
     raise ConfigError(
         f"Unknown policy {spec!r}.{did_you_mean(kind, _BUILT_IN)} Give one of {', '.join(map(repr, _FORMS))}, "

@@ -40,7 +40,7 @@ class HFPolicy:
         *,
         name: str = "hf",
         max_new_tokens: int = 96,
-        batch_size: int = 32,
+        batch_size: int = 64,
         max_context: int | None = None,
         cache: bool = True,
         cache_bytes: int = 3 << 30,

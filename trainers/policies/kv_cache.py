@@ -10,9 +10,11 @@ observation of a task that is played several times, are computed once.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 WORTH_COPYING = 16
 """Tokens; a shorter shared beginning is computed again."""
+FIRST_CAPACITY = 1024
+"""Tokens per row to begin with, where memory allows it."""
 ENDED_KEPT = 4
 """So many rows of ended episodes stay, as sources for further attempts at the same tasks."""
 
@@ -140,7 +144,9 @@ class KVCache:
             del self._rows[row.episode]
         needed = len(wanted) + len(others)
         if needed > self.slots or capacity > self.capacity or self.slots > most:
-            self._resize(min(most, max(needed, self.slots)), capacity)
+            slots = min(most, max(needed + ENDED_KEPT, self.slots))
+            roomy = self.max_bytes // (slots * self.shape.bytes_per_token)  # moving costs more than room does
+            self._resize(slots, max(capacity, min(FIRST_CAPACITY, roomy)))
 
     def _resize(self, slots: int, capacity: int) -> None:
         """Move every row to buffers of a new size, layer by layer, slots numbered anew from 0."""
@@ -151,7 +157,7 @@ class KVCache:
             self.keys, self.values = [empty] * shape.layers, [empty] * shape.layers
         for buffers in (self.keys, self.values):
             for layer, old in enumerate(buffers):
-                new = old.new_zeros(slots, shape.heads, capacity, shape.width)
+                new = _zeros((slots, shape.heads, capacity, shape.width), shape)
                 for number, row in enumerate(rows):
                     new[number, :, : len(row.ids)] = old[row.slot, :, : len(row.ids)]
                 buffers[layer] = new
@@ -159,6 +165,14 @@ class KVCache:
             row.slot = number
         self.slots, self.capacity = slots, capacity
         logger.debug("key-value cache: %d slots of %d tokens, %.0f MB", slots, capacity, self.bytes / 1e6)
+
+
+def _zeros(size: tuple[int, ...], shape: CacheShape) -> Tensor:
+    """A buffer of zeros (masked keys must be numbers); on a processor its pages are taken only when written."""
+    if shape.device.type != "cpu":
+        return torch.zeros(size, dtype=shape.dtype, device=shape.device)
+    data = np.zeros(math.prod(size) * shape.dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(data).view(shape.dtype).view(size)
 
 
 def shared_beginning(first: Sequence[int], second: Sequence[int], at_least: int) -> int:

@@ -48,6 +48,8 @@ class RaggedPass:
         self._decoding = all(length == 1 for length in self._lengths)
         if self._decoding:
             self._plan_runs()
+        else:
+            self._plan_spans()
 
     def inputs(self) -> dict[str, Tensor]:
         """Token ids and positions, shape (1, tokens), and which tokens' logits are wanted."""
@@ -85,6 +87,18 @@ class RaggedPass:
                 self._runs.append((first, number, slots[first], *self._mask(first, number)))
                 first = number
 
+    def _plan_spans(self) -> None:
+        """Each row attends by itself, long ones in blocks: (row, first query, end, keys seen, causal mask)."""
+        self._spans: list[tuple[Row, int, int, int, Tensor]] = []
+        device, offset = self._cache.shape.device, 0
+        for piece, start, length in zip(self._pieces, self._starts, self._lengths, strict=True):
+            for block in range(0, length, QUERY_BLOCK):
+                count = min(QUERY_BLOCK, length - block)
+                seen = start + block + count
+                mask = torch.ones(count, seen, dtype=torch.bool, device=device).tril(seen - count)
+                self._spans.append((piece.row, offset + block, offset + block + count, seen, mask))
+            offset += length
+
     def _mask(self, first: int, end: int) -> tuple[int, Tensor | None]:
         """The longest length in a run, this token included, and what hides the rest of the shorter rows."""
         lengths = [start + 1 for start in self._starts[first:end]]
@@ -118,26 +132,19 @@ class RaggedPass:
     def _attend_spans(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """Several new tokens per row: causal among themselves, all of the row's past before them."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        attended, offset = [], 0
-        for piece, start, length in zip(self._pieces, self._starts, self._lengths, strict=True):
-            slot, end = piece.row.slot, start + length
-            keys[slot, :, start:end] = key[0, :, offset : offset + length]
-            values[slot, :, start:end] = value[0, :, offset : offset + length]
-            for block in range(0, length, QUERY_BLOCK):
-                upto = min(block + QUERY_BLOCK, length)
-                queries = query[0, :, offset + block : offset + upto]
-                seen = start + upto
-                attended.append(_causal(queries, keys[slot, :, :seen], values[slot, :, :seen], scaling))
-            offset += length
+        attended = []
+        for row, first, end, seen, mask in self._spans:
+            keys[row.slot, :, seen - (end - first) : seen] = key[0, :, first:end]
+            values[row.slot, :, seen - (end - first) : seen] = value[0, :, first:end]
+            past = keys[row.slot, :, :seen], values[row.slot, :, :seen]
+            attended.append(_attend_masked(query[0, :, first:end], *past, mask, scaling))
         return torch.cat(attended)[None]
 
 
-def _causal(query: Tensor, keys: Tensor, values: Tensor, scaling: float | None) -> Tensor:
-    """Attention of the last queries of a row, shape (heads, n, width), over keys (key-value heads, seen, width)."""
+def _attend_masked(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """Queries (heads, n, width) of one row over keys (key-value heads, seen, width); gives (n, heads, width)."""
     heads, count, width = query.shape
     groups = heads // len(keys)
-    seen = keys.shape[1]
-    mask = torch.ones(count, seen, dtype=torch.bool, device=query.device).tril(seen - count)
     attended = scaled_dot_product_attention(
         query.reshape(len(keys), groups, count, width),
         keys[:, None].expand(-1, groups, -1, -1),
