@@ -60,7 +60,7 @@ def read_yaml(path: str | Path) -> Mapping[str, Any]:
     return content
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any], source: str, section: str = "") -> T:
+def from_mapping(cls: type[T], values: Mapping[str, Any], source: str, section: str = "", base: T | None = None) -> T:
     """Build ``cls`` from nested mappings, checking every key and type.
 
     Args:
@@ -68,19 +68,35 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], source: str, section: 
         values: what was read.
         source: the file, for messages.
         section: dotted place of ``values`` in the file, for messages.
+        base: gives what ``values`` leave out; None: the defaults of the fields. So a section that a
+            method starts from other defaults keeps them where a file names only some of its keys.
     """
     hints = get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             raise ConfigError(f"Unknown key {key!r} in {source}{_in(section)}.{did_you_mean(str(key), sorted(known))}")
-    arguments = {key: _convert(value, hints[key], source, _join(section, key)) for key, value in values.items()}
+    defaults = _defaults(cls) if base is None else {name: getattr(base, name) for name in known}
+    arguments = {} if base is None else dict(defaults)
+    for key, value in values.items():
+        arguments[key] = _convert(value, hints[key], source, _join(section, key), defaults.get(key))
     try:
         return cls(**arguments)
     except ConfigError as error:
         raise ConfigError(f"{source}{_in(section)}: {error}") from error
     except TypeError as error:  # a field without a default is missing
         raise ConfigError(f"{source}{_in(section)}: {str(error).replace('__init__() ', '')}.") from error
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    """The fields that have a default value, each with it."""
+    found: dict[str, Any] = {}
+    for item in dataclasses.fields(cls):
+        if item.default is not dataclasses.MISSING:
+            found[item.name] = item.default
+        elif item.default_factory is not dataclasses.MISSING:
+            found[item.name] = item.default_factory()
+    return found
 
 
 def _in(section: str) -> str:
@@ -91,13 +107,13 @@ def _join(section: str, key: str) -> str:
     return f"{section}.{key}" if section else key
 
 
-def _convert(value: Any, kind: Any, source: str, where: str) -> Any:
+def _convert(value: Any, kind: Any, source: str, where: str, default: Any = None) -> Any:
     """``value`` as ``kind``, or a `ConfigError` that names place, value and what was expected."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _convert_union(value, arguments, source, where)
+        return _convert_union(value, arguments, source, where, default)
     if origin is Literal:
         if value in arguments:
             return value
@@ -106,7 +122,8 @@ def _convert(value: Any, kind: Any, source: str, where: str) -> Any:
         raise ConfigError(f"{source}: {where} is {value!r}; expected one of {listed}.{hint}")
     if dataclasses.is_dataclass(kind):
         if isinstance(value, Mapping):
-            return from_mapping(kind, value, source, where)  # type: ignore[arg-type]
+            base = default if type(default) is kind else None
+            return from_mapping(kind, value, source, where, base)  # type: ignore[arg-type]
     elif origin is tuple or kind is tuple:
         if isinstance(value, (list, tuple)):
             return _convert_tuple(value, arguments, source, where)
@@ -118,15 +135,15 @@ def _convert(value: Any, kind: Any, source: str, where: str) -> Any:
     raise _wrong_type(value, kind, source, where)
 
 
-def _convert_union(value: Any, kinds: Sequence[Any], source: str, where: str) -> Any:
+def _convert_union(value: Any, kinds: Sequence[Any], source: str, where: str, default: Any) -> Any:
     if value is None and type(None) in kinds:
         return None
     real = [kind for kind in kinds if kind is not type(None)]
     if len(real) == 1:
-        return _convert(value, real[0], source, where)
+        return _convert(value, real[0], source, where, default)
     for kind in real:
         try:
-            return _convert(value, kind, source, where)
+            return _convert(value, kind, source, where, default)
         except ConfigError:
             continue
     raise _wrong_type(value, kinds, source, where)

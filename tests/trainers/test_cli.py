@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -192,6 +195,35 @@ def test_control_c_says_how_to_continue(capsys, monkeypatch):
     monkeypatch.setattr("trainers.cli.look.doctor", interrupted)
     assert main(["doctor", "--x", "a b"]) == 130
     assert "continue with:\n  icto doctor --x 'a b'\n" in capsys.readouterr().err
+
+
+SLOW = """
+import time
+from trainers.policies.random import RandomPolicy
+
+class Slow(RandomPolicy):
+    def act(self, turns):
+        time.sleep(0.2)
+        return super().act(turns)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_interrupt_ends_cleanly_and_keeps_what_was_finished(tmp_path, number):
+    (tmp_path / "slow_policy.py").write_text(SLOW)
+    out = tmp_path / "t.jsonl"
+    words = ["-m", "trainers.cli", "rollout", "slow_policy:Slow", *PLAY, "--batch-size", "1", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True, env=environment)
+    while not (out.exists() and len(TrajectoryStore(out)) > 0):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in log
+    assert "continue with:\n  icto rollout slow_policy:Slow" in log
+    assert 0 < len(TrajectoryStore(out)) < 48
 
 
 def test_importing_the_command_line_is_light():

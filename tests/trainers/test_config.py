@@ -159,6 +159,20 @@ def test_an_unknown_preset_is_answered_with_the_nearest_one():
         preset_path("smollm2-gpu")
 
 
+@dataclass(frozen=True)
+class Starting:
+    """A config whose sections start from other defaults than their class."""
+
+    dpo: Inner = field(default_factory=lambda: Inner(beta=0.5, rank=2))
+    extra: Inner | None = field(default_factory=lambda: Inner(rank=3))
+
+
+def test_a_section_named_in_part_keeps_the_rest_of_what_its_owner_starts_from(tmp_path):
+    config = load_config(Starting, write(tmp_path, "dpo: {rank: 4}\nextra: {beta: 0.7}\n"))
+    assert (config.dpo.beta, config.dpo.rank) == (0.5, 4)
+    assert (config.extra.beta, config.extra.rank) == (0.7, 3)
+
+
 @pytest.mark.parametrize("path", [*map(preset_path, preset_names()), *EXAMPLES], ids=lambda path: path.name)
 def test_every_shipped_config_fits_the_schema_of_icto(path):
     from trainers.methods.icto import ICTOConfig

@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, quiet = _take_flag(words, "--debug"), _take_flag(words, "--quiet")
     handler = _set_up(quiet)
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own module:Name lies where the command is given
     try:
         return _call(words)
     except KeyboardInterrupt:

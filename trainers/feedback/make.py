@@ -68,7 +68,7 @@ def make_judge(config: JudgeConfig | str | None = None, **endpoint_options: Any)
         return RuleJudge(config.rules)
     if kind == "endpoint" and rest:
         return _endpoint_judge(rest, config.endpoint, endpoint_options)
-    if "." in kind and rest:
+    if rest and not did_you_mean(kind, ("rules", "endpoint")):
         return _by_path(config.judge, "judge", "judge(trajectory) -> Verdict")
     raise ConfigError(
         f"Unknown judge {config.judge!r}.{did_you_mean(kind, ('rules', 'endpoint'))} "

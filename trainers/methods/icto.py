@@ -51,7 +51,7 @@ class ICTOConfig:
     """What each step was worth."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward model, where step rewards are predicted."""
-    pairing: PairingConfig = field(default_factory=PairingConfig)
+    pairing: PairingConfig = field(default_factory=lambda: PairingConfig(granularity="trajectory"))
     """Who is set against whom."""
     dpo: DPOConfig = field(default_factory=DPOConfig)
     """How to learn from pairs."""
@@ -71,6 +71,7 @@ def run_icto(config: ICTOConfig, run: Run) -> Path | None:
     """Clone, then iterate; the reference of iteration k is the policy that explored in it."""
     config = seeded(config)
     check_splits(config)
+    _check_levels(config)
     demonstrations = stages.demonstrate(run, run.path("demonstrations.jsonl"), config.demonstrations, config.rollout)
     policy: Start = config.model
     results = {"base": policy} if config.evaluation.base else {}
@@ -85,6 +86,14 @@ def run_icto(config: ICTOConfig, run: Run) -> Path | None:
         splits, limit = config.evaluation.final_splits, config.evaluation.final_max_tasks
         evaluate_splits(run, results[label], label, config, splits, limit)
     return checkpoint_of(policy)
+
+
+def _check_levels(config: ICTOConfig) -> None:
+    """Pairs cut for one level and trained at another are legal (an ablation), but rarely meant."""
+    granularity, objective = config.pairing.granularity, config.dpo.objective
+    same = granularity == objective or (granularity, objective) == ("trajectory", "log_ratio")
+    if config.contrast and not same:
+        logger.warning("pairing.granularity is %r and dpo.objective is %r; is that meant?", granularity, objective)
 
 
 def _iterate(config: ICTOConfig, run: Run, number: int, policy: Start, demonstrations: Path) -> Start:
