@@ -197,7 +197,7 @@ def to_device(batch: B, device: Any) -> B:
     moved = {}
     for item in fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, item.name)
-        if isinstance(value, (Tensor, SegmentMap)):
+        if isinstance(value, Tensor):
             moved[item.name] = value.to(device)
         elif isinstance(value, TokenBatch):
             moved[item.name] = to_device(value, device)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.models.attention import fused_kernel_fits, span_attention
+
 MIN_SHARED = 16  # shorter stretches in common are encoded twice: each segment costs a call per layer
 IMPLEMENTATION = "icto_segments"
 
@@ -117,18 +119,14 @@ def _write(
 
 
 class SegmentMap:
-    """The segments of a packed row with the attention masks of the branches, for `segment_attention`."""
+    """The segments of a packed row, for `segment_attention`."""
 
-    def __init__(self, segments: Sequence[Segment], device: Any = "cpu") -> None:
+    def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = list(segments)
-        self.masks = [_branch_mask(segment, device) for segment in segments]
-
-    def to(self, device: Any) -> SegmentMap:
-        """The same on another device."""
-        return SegmentMap(self.segments, device)
+        self.spans = [((segment.start, segment.end), segment.ancestors) for segment in segments]
 
     def dense_mask(self) -> Tensor:
-        """The whole row's mask, (T, T), True where a query (row) sees a key (column): for checks, not for training."""
+        """The whole row's mask, (T, T), True where a query (row) sees a key (column)."""
         length = max(segment.end for segment in self.segments)
         mask = torch.zeros(length, length, dtype=torch.bool)
         for segment in self.segments:
@@ -137,15 +135,6 @@ class SegmentMap:
             for start, end in segment.ancestors:
                 mask[segment.start : segment.end, start:end] = True
         return mask
-
-
-def _branch_mask(segment: Segment, device: Any) -> Tensor | None:
-    """(L, A + L), True where seen: all of the A ancestor tokens, own tokens up to oneself. None for a trunk."""
-    if not segment.ancestors:
-        return None
-    length = segment.end - segment.start
-    above = sum(end - start for start, end in segment.ancestors)
-    return torch.ones(length, above + length, dtype=torch.bool, device=device).tril(diagonal=above)
 
 
 def segment_attention(
@@ -172,21 +161,38 @@ def segment_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    dropout, scale = options.get("dropout", 0.0), options.get("scaling")
+    if dropout == 0.0 and fused_kernel_fits(query):
+        output = span_attention(query, key, value, segment_map.spans, scale)
+    else:
+        output = _masked_attention(query, key, value, segment_map, dropout, scale)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, segment_map: SegmentMap, dropout: float, scale: float | None
+) -> Tensor:
+    """The same by SDPA with a mask per branch, for any device."""
     parts = []
-    for segment, mask in zip(segment_map.segments, segment_map.masks, strict=True):
-        spans = [*segment.ancestors, (segment.start, segment.end)]
+    for own, above in segment_map.spans:
+        spans = [*above, own]
+        hidden = sum(end - start for start, end in above)
+        length = own[1] - own[0]
+        mask = (
+            torch.ones(length, hidden + length, dtype=torch.bool, device=query.device).tril(hidden) if above else None
+        )
         parts.append(
             torch.nn.functional.scaled_dot_product_attention(
-                query[:, :, segment.start : segment.end],
+                query[:, :, own[0] : own[1]],
                 torch.cat([key[:, :, start:end] for start, end in spans], 2),
                 torch.cat([value[:, :, start:end] for start, end in spans], 2),
                 attn_mask=mask,
                 is_causal=mask is None,
-                dropout_p=options.get("dropout", 0.0),
-                scale=options.get("scaling"),
+                dropout_p=dropout,
+                scale=scale,
             )
         )
-    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+    return torch.cat(parts, 2)
 
 
 def register_attention() -> str:

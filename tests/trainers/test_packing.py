@@ -116,8 +116,10 @@ def gradients(model, batches, loss):
     return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_packed_pair_has_the_loss_and_gradients_of_two_plain_passes(model, checkpointing):
+def test_a_packed_pair_has_the_loss_and_gradients_of_two_plain_passes(model, checkpointing, fused, monkeypatch):
+    monkeypatch.setattr("trainers.packing.fused_kernel_fits", lambda query: fused)
     chosen, rejected = branch(SYSTEM + TASK, 3, 24), branch(SYSTEM + TASK, 4, 33)
     reference = torch.zeros(1, dtype=torch.float64)
 
@@ -134,6 +136,17 @@ def test_a_packed_pair_has_the_loss_and_gradients_of_two_plain_passes(model, che
     assert packed[1].keys() == plain[1].keys()
     for name, gradient in plain[1].items():
         assert torch.allclose(packed[1][name], gradient, atol=1e-10), name
+
+
+def test_a_tree_of_three_floors_has_the_gradients_of_plain_passes(model, conversations):
+    def loss(sums):
+        return -torch.cat(sums).square().sum() / 1e4
+
+    plain = gradients(model, [collate([item], packed=False) for item in conversations], loss)
+    packed = gradients(model, [collate(conversations, packed=True)], loss)
+    assert packed[0].item() == pytest.approx(plain[0].item(), rel=1e-12)
+    for name, gradient in plain[1].items():
+        assert torch.allclose(packed[1][name], gradient, atol=1e-9), name
 
 
 def test_gradients_agree_with_finite_differences(model):

@@ -95,6 +95,8 @@ def begin(out: Path, facts: Mapping[str, Any]) -> bool:
     else:
         write_json(path, facts)
     drop_folders(out, ".")
+    for draft in out.glob(".*.tmp"):
+        draft.unlink(missing_ok=True)
     complete = (out / "checkpoint" / CHECKPOINT_FILE).exists()
     if complete:
         drop_folders(out, "state-")

@@ -112,12 +112,19 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
         logger.warning("%s cannot read packed rows; rows are padded instead", type(plain).__name__)
         plain.set_attn_implementation("sdpa")
     if config.activation_checkpointing:
-        plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        plain.enable_input_require_grads()
+        _checkpoint_activations(plain)
     model.train()
     if not dropout:
         _switch_dropout_off(model)
     return packed
+
+
+def _checkpoint_activations(model: Any) -> None:
+    if hasattr(model, "activation_checkpointing_enable"):  # the name since Transformers 5.2x
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()  # with an adapter no weight below the first layer needs a gradient
 
 
 def _switch_dropout_off(model: torch.nn.Module) -> None:

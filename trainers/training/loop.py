@@ -215,8 +215,8 @@ def _probe(
     if position.best is None or _score(metrics[config.probe_metric]) >= scores[position.best]:
         position.best = position.step
         save(out / f"best-{position.step:06d}", {"step": position.step, "probe": metrics})
-    _save(engine, position, out)
     write_text(out / "probes.jsonl", "".join(json.dumps(item, sort_keys=True) + "\n" for item in position.probes))
+    _save(engine, position, out)
     drop_folders(out, "best-", keep=f"best-{position.best:06d}")
 
 

@@ -1,0 +1,144 @@
+"""Preference training with the tiny model: objectives, reference, diagnostics."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from icto_gym.dialogue import Message
+from icto_gym.errors import DataError
+from trainers.losses import dpo_loss
+from trainers.models.loading import load_model, read_checkpoint
+from trainers.tokenization import encode_conversation
+from trainers.training.config import DPOConfig
+from trainers.training.dpo import PairPlan, preference_loss, train_dpo
+from trainers.training.engine import prepare
+
+CONFIG = DPOConfig(learning_rate=3e-3, epochs=4, batch_size=3, save_every=3, sft_weight=0.0)
+
+
+def train(pairs, tiny, folder, **settings):
+    log: list[dict] = []
+    checkpoint = train_dpo(pairs, tiny, replace(CONFIG, **settings), folder, log=log.append)
+    return checkpoint, log
+
+
+@pytest.mark.parametrize("objective", ["trajectory", "step", "mixed"])
+def test_it_starts_at_log_two_and_learns_to_prefer(pairs, tiny, tmp_path, objective):
+    checkpoint, log = train(pairs, tiny, tmp_path, objective=objective, epochs=6)
+    assert log[0]["step"] == 0
+    assert log[0]["pairs/chosen_logp_change"] == log[0]["pairs/rejected_logp_change"] == 0.0
+    first, last = log[1], log[-1]
+    assert first["train/loss"] == pytest.approx(0.693147, abs=1e-3)
+    assert first["train/chosen_logp_change"] == pytest.approx(0.0, abs=1e-2)
+    assert last["train/loss"] < 0.6
+    assert last["pairs/reward_accuracy"] == 1.0
+    assert last["pairs/log_ratio_margin"] > 1.0
+    assert read_checkpoint(checkpoint)["config"]["objective"] == objective
+
+
+def test_the_literal_objective_pushes_the_sides_apart_without_a_reference(pairs, tiny, tmp_path):
+    _, log = train(pairs, tiny, tmp_path, objective="log_ratio", learning_rate=1e-3)
+    assert log[-1]["pairs/log_ratio_margin"] > 1.0
+    assert log[1]["train/loss"] == pytest.approx(log[1]["train/rejected_logp"] - log[1]["train/chosen_logp"], rel=1e-4)
+
+
+def test_the_anchor_and_the_penalty_keep_the_chosen_side_up(pairs, tiny, tmp_path):
+    changes = {
+        name: train(pairs, tiny, tmp_path / name, **settings)[1][-1]["pairs/chosen_logp_change"]
+        for name, settings in {
+            "plain": {},
+            "anchor": {"sft_weight": 1.0},
+            "penalty": {"chosen_penalty": 5.0},
+        }.items()
+    }
+    assert changes["anchor"] > changes["plain"]
+    assert changes["penalty"] > changes["plain"]
+
+
+@pytest.mark.parametrize("objective", ["trajectory", "step"])
+def test_packed_and_plain_rows_give_the_same_training(pairs, tiny, tmp_path, objective):
+    logs = [train(pairs, tiny, tmp_path / str(on), objective=objective, packing=on)[1] for on in (True, False)]
+    losses = [[record["train/loss"] for record in log[1:]] for log in logs]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+    assert logs[0][1]["train/tokens"] < logs[1][1]["train/tokens"]
+
+
+def test_the_loss_is_that_of_the_models_own_logits(pairs, tiny):
+    """Nothing of ours between the logits of the whole model and the formula."""
+    loaded = load_model(tiny, trainable=True)
+    plan = PairPlan.make(loaded.tokenizer, pairs[:2], CONFIG)
+    plan.packed = prepare(loaded.model, CONFIG, dropout=False)
+    plan.reference = torch.randn(plan.reference.shape) - 90.0
+    got, metrics = preference_loss(loaded.model, plan.batch([0, 1]), CONFIG)
+
+    def own(pair, side):
+        encoded = encode_conversation(loaded.tokenizer, [*pair.prompt, *side], trainable_from=len(pair.prompt))
+        ids = torch.tensor([encoded.input_ids])
+        logps = torch.log_softmax(loaded.model(ids).logits[0, :-1].float(), -1).gather(1, ids[0, 1:, None])[:, 0]
+        return logps[torch.tensor(encoded.turns[1:]) >= 0].sum()
+
+    sides = [torch.stack([own(pair, getattr(pair, side)) for pair in pairs[:2]]) for side in ("chosen", "rejected")]
+    references = plan.reference[:2].sum(-1).unbind(1)
+    wanted = dpo_loss(*sides, *references, beta=CONFIG.beta).losses.mean()
+    assert got.item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert metrics["chosen_logp"] == pytest.approx(sides[0].mean().item(), rel=1e-4)
+
+
+def test_tokens_before_the_first_differing_step_are_not_trained(pair_maker, tiny):
+    pair = pair_maker(0)
+    history = (Message("assistant", "Action: look"), Message("user", "Observation: a shop"))
+    longer = replace(pair, prompt=(*pair.prompt, *history))
+    loaded = load_model(tiny)
+    plan = PairPlan.make(loaded.tokenizer, [longer], CONFIG)
+    ids = [i for i, turn in zip(plan.pairs[0].chosen.input_ids, plan.pairs[0].chosen.turns, strict=True) if turn == 0]
+    assert loaded.tokenizer.decode(ids) == pair.chosen[0].content + "<|im_end|>"
+
+
+def test_step_weights_follow_the_pair_and_are_uniform_where_there_are_none(pair_maker, tiny):
+    tokenizer = load_model(tiny).tokenizer
+    pair = pair_maker(0)
+    steps = min(sum(m.role == "assistant" for m in side) for side in (pair.chosen, pair.rejected))
+    given = tuple(0.5 + place for place in range(steps))
+    plan = PairPlan.make(tokenizer, [pair, replace(pair, granularity="step", step_weights=given)], CONFIG)
+    assert plan.pairs[0].weights == (1.0,) * steps
+    assert plan.pairs[1].weights == given
+    assert plan.batch([1]).weights[0, :steps].tolist() == list(given)
+
+
+def test_a_pair_without_tokens_on_one_side_is_dropped_and_counted(pairs, tiny, tmp_path):
+    tokenizer = load_model(tiny).tokenizer
+    plan = PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=92))
+    assert plan.counts == {"truncated": 6, "pairs": 3, "dropped": 3}
+    with pytest.raises(DataError, match="max_length 80"):
+        PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=80))
+
+
+def test_the_reference_is_the_start_even_when_an_adapter_goes_on_learning(pairs, tiny, tmp_path):
+    first, _ = train(pairs, tiny, tmp_path / "one")
+    _, log = train(pairs, first, tmp_path / "two")
+    assert log[1]["train/preference_loss"] == pytest.approx(0.693147, abs=1e-3)
+    base = load_model(tiny)
+    without = PairPlan.make(base.tokenizer, pairs, CONFIG).score(base.model, range(len(pairs)))
+    assert log[0]["pairs/chosen_logp"] != pytest.approx(without[:, 0].sum(-1).mean().item(), abs=0.1)
+
+
+def test_a_stopped_reference_pass_goes_on_where_it_was(tmp_path):
+    from trainers.models.reference import cached_logps
+
+    calls: list[list[int]] = []
+
+    def score(group):
+        calls.append(group)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return torch.tensor([[float(item), 1.0] for item in group])
+
+    groups = [[0, 3], [1], [2, 4], [5]]
+    with pytest.raises(KeyboardInterrupt):
+        cached_logps(tmp_path / "r.safetensors", 6, 3, groups, score, save_every=2)
+    table = cached_logps(tmp_path / "r.safetensors", 6, 3, groups, score, save_every=2)
+    assert calls == [[0, 3], [1], [2, 4], [5], [2, 4], [5]]
+    assert table.tolist() == [[float(item), 1.0, 0.0] for item in range(6)]
+    assert torch.equal(cached_logps(tmp_path / "r.safetensors", 6, 3, groups, score), table)
+    assert len(calls) == 6

@@ -1,0 +1,104 @@
+"""The optimiser's schedule, its state, and the checks before training."""
+
+import logging
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from icto_gym.errors import ConfigError
+from trainers.models.loading import load_model
+from trainers.models.tiny import tiny_model
+from trainers.training.config import OptimizerConfig
+from trainers.training.engine import Engine, check_scoring, prepare
+
+
+def engine(total=10, **settings):
+    torch.manual_seed(0)
+    return Engine(torch.nn.Linear(3, 1), OptimizerConfig(learning_rate=0.1, **settings), total)
+
+
+def test_the_learning_rate_rises_then_falls_on_half_a_cosine():
+    rates = [engine(100, warmup_ratio=0.1).learning_rate(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)])
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.05)
+    assert 0 < rates[99] < 0.001
+    assert all(one >= other for one, other in pairwise(rates[10:]))
+
+
+def test_a_constant_schedule_stays():
+    assert engine(10, schedule="constant", warmup_ratio=0.0).learning_rate(9) == 0.1
+
+
+def test_the_length_of_the_gradient_is_told_before_it_is_cut():
+    one = engine(max_grad_norm=0.5, schedule="constant", warmup_ratio=0.0)
+    one.backward(one.module(torch.ones(1, 3)).sum() * 3)
+    assert one.step(0) == pytest.approx(3 * 2.0)
+    assert all(parameter.grad is None for parameter in one.module.parameters())
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    one = engine()
+    before = one.module.weight.detach().clone()
+    one.backward(one.module(torch.full((1, 3), math.inf)).sum())
+    assert not math.isfinite(one.step(0))
+    assert torch.equal(one.module.weight, before)
+
+
+def test_an_engine_goes_on_from_its_state_as_if_nothing_had_happened():
+    def some_steps(one, first, last):
+        for step in range(first, last):
+            one.backward(one.module(torch.ones(1, 3) * (step + 1)).square().sum())
+            one.step(step)
+
+    straight, stopped, resumed = engine(), engine(), engine()
+    some_steps(straight, 0, 6)
+    some_steps(stopped, 0, 3)
+    resumed.load_state(stopped.state())
+    some_steps(resumed, 3, 6)
+    assert all(torch.equal(value, resumed.state()[key]) for key, value in straight.state().items())
+
+
+def test_a_model_without_trainable_weights_is_refused():
+    with pytest.raises(ConfigError, match="no trainable weights"):
+        Engine(torch.nn.Linear(2, 2).requires_grad_(False), OptimizerConfig(), 1)
+
+
+def test_a_model_that_scales_its_logits_is_refused():
+    model = tiny_model(0)
+    plain = model.forward
+
+    def scaled(*arguments, **options):
+        output = plain(*arguments, **options)
+        output.logits = output.logits * 0.5
+        return output
+
+    model.forward = scaled
+    with pytest.raises(ConfigError, match="would be wrong"):
+        check_scoring(model, packed=True)
+
+
+def test_a_model_that_cannot_read_packed_rows_gets_padded_ones(caplog):
+    loaded = load_model("tiny-random", trainable=True)
+    for layer in loaded.model.get_base_model().model.layers:
+        plain = layer.self_attn.forward
+        # a layer that does not pass on what packed rows need
+        layer.self_attn.forward = lambda *a, plain=plain, **o: plain(
+            *a, **{key: value for key, value in o.items() if key != "segment_map"}
+        )
+    with caplog.at_level(logging.WARNING):
+        assert prepare(loaded.model, OptimizerConfig(), dropout=False) is False
+    assert "rows are padded instead" in caplog.text
+    assert loaded.model.get_base_model().config._attn_implementation == "sdpa"
+
+
+def test_dropout_is_off_where_it_must_be_and_training_mode_stays_on():
+    from trainers.models import LoRAConfig, ModelConfig
+
+    loaded = load_model(ModelConfig(name="tiny-random", lora=LoRAConfig(r=2, dropout=0.5)), trainable=True)
+    prepare(loaded.model, OptimizerConfig(), dropout=False)
+    dropouts = [module.p for module in loaded.model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert loaded.model.training
+    assert dropouts and set(dropouts) == {0.0}

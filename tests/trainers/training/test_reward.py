@@ -1,0 +1,78 @@
+"""The reward model learns its targets, is saved and loaded, and values one number per step."""
+
+from dataclasses import replace
+
+import pytest
+
+from icto_gym.errors import ConfigError, DataError
+from trainers.models.loading import load_model, read_checkpoint
+from trainers.models.reward_model import RewardModel
+from trainers.training.config import RewardConfig
+from trainers.training.reward import train_reward
+
+CONFIG = RewardConfig(learning_rate=3e-3, epochs=10, batch_size=4, holdout=0.25)
+
+
+@pytest.fixture(scope="module")
+def targets(trajectories):
+    return {item.trajectory_id: [0.2 + 0.2 * place for place in range(len(item.steps))] for item in trajectories}
+
+
+@pytest.fixture(scope="module")
+def fitted(trajectories, targets, tmp_path_factory):
+    from trainers.models import LoRAConfig, ModelConfig
+
+    log: list[dict] = []
+    tiny = ModelConfig(name="tiny-random", lora=LoRAConfig(r=4, alpha=8))
+    folder = tmp_path_factory.mktemp("reward")
+    return train_reward(trajectories, targets, tiny, CONFIG, folder, log=log.append), log
+
+
+def test_the_error_falls_on_steps_that_are_not_trained_on(fitted):
+    _, log = fitted
+    assert log[0]["step"] == 0
+    assert log[-1]["train/loss"] < log[1]["train/loss"]
+    assert log[-1]["holdout/mse"] < log[0]["holdout/mse"]
+    assert log[-1]["holdout/baseline_mse"] > 0
+
+
+def test_there_is_one_value_per_step_and_they_come_near_the_targets(fitted, trajectories, targets):
+    model = RewardModel.load(fitted[0])
+    for trajectory in trajectories:
+        values = model.score(trajectory)
+        assert len(values) == len(trajectory.steps)
+        assert values == pytest.approx(targets[trajectory.trajectory_id], abs=0.35)
+    assert model.score(trajectories[0]) == model.score(trajectories[0])
+
+
+def test_a_value_does_not_look_ahead(fitted, trajectories):
+    model = RewardModel.load(fitted[0])
+    trajectory = max(trajectories, key=lambda item: len(item.steps))
+    values = model.score(trajectory)
+    for length in range(1, len(values)):
+        shorter = replace(trajectory, steps=trajectory.steps[:length])
+        assert model.score(shorter) == pytest.approx(values[:length], abs=1e-4)
+
+
+def test_steps_beyond_what_can_be_read_get_the_last_value(fitted, trajectories):
+    model = RewardModel.load(fitted[0])
+    trajectory = max(trajectories, key=lambda item: len(item.steps))
+    whole = model.score(trajectory)
+    model.max_length = 200
+    values = model.score(trajectory)
+    assert len(values) == len(whole)
+    assert values[-1] == values[-2]
+
+
+def test_targets_that_do_not_fit_are_refused(trajectories, targets, tiny, tmp_path):
+    wrong = {**targets, trajectories[0].trajectory_id: [1.0] * 9}
+    with pytest.raises(DataError, match="one finite number per step"):
+        train_reward(trajectories, wrong, tiny, CONFIG, tmp_path)
+
+
+def test_a_reward_model_is_not_a_policy_nor_the_other_way_round(fitted, tmp_path):
+    assert read_checkpoint(fitted[0])["kind"] == "reward"
+    with pytest.raises(ConfigError, match=r"RewardModel\.load"):
+        load_model(fitted[0])
+    with pytest.raises(ConfigError, match="not a reward model"):
+        RewardModel.load(fitted[0] / "backbone")
