@@ -1,0 +1,75 @@
+"""``icto train``, one verb after the other, down to a policy that plays."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trainers.cli.main import main
+from trainers.records import StepRewards, read_records
+
+ENV = ["--env-id", "icto_gym.testing:Scripted-v0"]
+MODEL = ["--model.name", "tiny-random", "--model.lora.r", "4"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Demonstrations, explored episodes, pairs, and a cloned policy."""
+    folder = tmp_path_factory.mktemp("train")
+    expert, played, pairs = (str(folder / name) for name in ("expert.jsonl", "played.jsonl", "pairs.jsonl"))
+    play = [*ENV, "--max-tasks", "4"]
+    assert main(["rollout", "expert", *play, "--attempts", "1", "--out", expert]) == 0
+    assert main(["rollout", "random", *play, "--attempts", "2", "--out", played]) == 0
+    assert main(["pair", played, "--demonstrations", expert, "--out", pairs]) == 0
+    assert main(["train", "sft", expert, *MODEL, "--epochs", "1", "--out", str(folder / "sft")]) == 0
+    return folder
+
+
+def test_a_cloned_policy_plays(files, capsys):
+    checkpoint = files / "sft" / "checkpoint"
+    words = [
+        f"hf:{checkpoint}",
+        *ENV,
+        "--max-tasks",
+        "1",
+        "--max-episode-steps",
+        "2",
+        "--out",
+        str(files / "played-sft"),
+    ]
+    assert main(["evaluate", *words, "--policy-options", "{max_new_tokens: 6}"]) == 0
+    assert json.loads(capsys.readouterr().out)["decoding"]["max_new_tokens"] == 6
+
+
+def test_training_again_is_skipped_and_says_so(files, capsys):
+    assert (
+        main(["train", "sft", str(files / "expert.jsonl"), *MODEL, "--epochs", "1", "--out", str(files / "sft")]) == 0
+    )
+    captured = capsys.readouterr()
+    assert "sft: complete, skipped" in captured.err
+    assert json.loads(captured.out) == {"checkpoint": str(files / "sft" / "checkpoint"), "trajectories": 4}
+
+
+def test_pairs_train_a_policy_from_a_checkpoint(files, capsys):
+    words = [str(files / "pairs.jsonl"), "--start", str(files / "sft" / "checkpoint"), "--epochs", "1"]
+    assert main(["train", "dpo", *words, "--beta", "0.3", "--out", str(files / "dpo")]) == 0
+    record = json.loads((files / "dpo" / "checkpoint" / "checkpoint.json").read_text())
+    assert record["config"]["beta"] == 0.3
+    steps = [json.loads(line)["step"] for line in (files / "dpo" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(len(steps)))
+
+
+def test_a_reward_model_scores_steps(files):
+    played, out = str(files / "played.jsonl"), files / "rewards.jsonl"
+    assert main(["train", "reward", played, *MODEL, "--epochs", "1", "--out", str(files / "reward")]) == 0
+    model = ["--source", "learned", "--model", str(files / "reward" / "checkpoint")]
+    assert main(["score", played, *model, "--out", str(out)]) == 0
+    assert len(read_records(out, StepRewards)) == 8
+
+
+def test_no_pairs_is_a_clear_failure(files, capsys):
+    empty = files / "empty.jsonl"
+    empty.write_text("")
+    assert main(["train", "dpo", str(empty), *MODEL, "--out", str(files / "nothing")]) == 1
+    assert "holds no pairs, so there is nothing to contrast" in capsys.readouterr().err
