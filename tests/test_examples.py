@@ -1,0 +1,52 @@
+"""Every example runs as its docstring says."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_says_how_to_run_it():
+    for path in EXAMPLES.glob("*.py"):
+        assert f"python examples/{path.name}" in path.read_text(), path.name
+
+
+@pytest.mark.parametrize("env_id", ["icto/WebShop-v0", "icto/ALFWorld-v0"])
+def test_random_play(env_id):
+    assert 0.0 <= load("play_random").main(env_id) <= 1.0
+
+
+@pytest.mark.parametrize("env_id", ["icto/WebShop-v0", "icto/ALFWorld-v0"])
+def test_the_expert_succeeds_and_is_recorded(env_id, tmp_path):
+    assert load("watch_expert").main(env_id, str(tmp_path / "expert.jsonl")) == 1.0
+
+
+@pytest.mark.scienceworld
+def test_scienceworld_is_one_word_away(tmp_path):
+    pytest.importorskip("scienceworld", reason="the scienceworld extra is not installed")
+    assert 0.0 <= load("play_random").main("icto/ScienceWorld-v0") <= 1.0
+    assert load("watch_expert").main("icto/ScienceWorld-v0", str(tmp_path / "expert.jsonl")) == 1.0
+
+
+def test_a_custom_policy_is_measured(tmp_path):
+    metrics = load("custom_policy").main(str(tmp_path / "t.jsonl"), tasks=20)
+    assert 0.2 < metrics["average_reward"] <= 1.0
+
+
+def test_the_whole_method_runs_with_a_tiny_model(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "icto_tiny.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "ICTO 1 − cloned" in done.stdout
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
