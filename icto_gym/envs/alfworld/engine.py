@@ -98,12 +98,13 @@ class Game:
             state: a snapshot to ask about instead.
         """
         state = self.state if state is None else state
-        commands = list(self._standing(state.location))
+        commands = list(self._standing(state.location))  # sorted already: sorting what is added costs little
         for receptacle in self.world.at.get(state.location, ()):
-            commands += self._at_receptacle(receptacle, state)
+            self._at_receptacle(receptacle, state, commands)
         for thing in state.holding:
-            commands += self._with_held(thing, state)
-        return sorted(set(commands))
+            self._with_held(thing, state, commands)
+        commands.sort()
+        return commands
 
     def _standing(self, location: int) -> list[str]:
         known = self.world.standing_commands
@@ -115,48 +116,43 @@ class Game:
             known[location] = sorted([*go, *here, "inventory", "look", *(["help"] if world.rules.has_help else [])])
         return known[location]
 
-    def _at_receptacle(self, receptacle: int, state: State) -> list[str]:
+    def _at_receptacle(self, receptacle: int, state: State, commands: list[str]) -> None:
         world = self.world
         name = world.receptacles[receptacle]
-        commands = []
-        shut = False
+        free = not state.hands_full
         if receptacle in world.openable:
             shut = receptacle not in state.opened
             commands.append(f"open {name}" if shut else f"close {name}")
+            free = free and not shut
         for thing in state.inside[receptacle]:
-            if not shut and not state.hands_full and thing in world.pickupable:
+            if free and thing in world.pickupable:
                 commands.append(f"take {world.objects[thing]} from {name}")
             if thing in world.toggleable:
-                commands.append(f"use {world.objects[thing]}")
-        return commands
+                use = f"use {world.objects[thing]}"
+                if use not in commands:  # the only command that two receptacles can offer
+                    commands.append(use)
 
-    def _with_held(self, thing: int, state: State) -> list[str]:
+    def _with_held(self, thing: int, state: State, commands: list[str]) -> None:
         world = self.world
         name, fits = world.objects[thing], world.fits[thing]
-        commands = [f"examine {name}"]
         put, joint = ("move", "to") if self.listed_verb == "move" else ("put", "in/on")
+        commands.append(f"examine {name}")
         for receptacle in world.at.get(state.location, ()):
             where = world.receptacles[receptacle]
             if receptacle in fits and (receptacle not in world.openable or receptacle in state.opened):
                 commands.append(f"{put} {name} {joint} {where}")
-            for verb, able, tools in self._treatments():
-                if receptacle in tools and thing in able:
-                    commands.append(f"{verb} {name} with {where}")
+            if receptacle in world.heaters and thing in world.heatable:
+                commands.append(f"heat {name} with {where}")
+            if receptacle in world.coolers and thing in world.coolable:
+                commands.append(f"cool {name} with {where}")
+            if receptacle in world.cleaners and thing in world.cleanable:
+                commands.append(f"clean {name} with {where}")
         if thing in world.knives:
             commands += [
                 f"slice {world.objects[other]} with {name}"
                 for other, location in state.lying
                 if location == state.location and other in world.sliceable
             ]
-        return commands
-
-    def _treatments(self) -> tuple[tuple[str, frozenset[int], frozenset[int]], ...]:
-        world = self.world
-        return (
-            ("heat", world.heatable, world.heaters),
-            ("cool", world.coolable, world.coolers),
-            ("clean", world.cleanable, world.cleaners),
-        )
 
     # ---- what commands do: None if not possible, else the answer and what may have changed -----
     def _go(self, rest: str) -> tuple[str, frozenset[str]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -11,17 +12,16 @@ import gymnasium as gym
 from icto_gym.core import LazyActions, Outcome, TextEnv
 from icto_gym.envs.alfworld import texts
 from icto_gym.envs.alfworld.engine import Game
-from icto_gym.envs.alfworld.expert import Choice, Expert, begin, demonstrate, kind
+from icto_gym.envs.alfworld.expert import Choice, Expert, begin, demonstrate
 from icto_gym.envs.alfworld.gamefile import WORLDS, GameFile
 from icto_gym.envs.alfworld.grammar import ACTION_GRAMMARS, split_task
-from icto_gym.envs.alfworld.outline import outline, subgoals
+from icto_gym.envs.alfworld.outline import kept_in, outline, subgoals
 from icto_gym.envs.alfworld.pddl import UnsupportedGame
 from icto_gym.envs.alfworld.planner import Planner
 from icto_gym.envs.alfworld.prompt import system_prompt
 from icto_gym.envs.alfworld.tasks import FILES_SPLIT, collection
 from icto_gym.envs.alfworld.textworld import TextWorldGame
-from icto_gym.envs.alfworld.world import World
-from icto_gym.errors import DependencyNotInstalled, check_name
+from icto_gym.errors import ConfigError, DependencyNotInstalled, check_name
 from icto_gym.tasks import Manifest, Task
 
 ENGINES = ("native", "textworld")
@@ -89,6 +89,10 @@ class ALFWorldEnv(TextEnv):
         self.engine = check_name(engine, ENGINES, "engine")
         if action_grammar is not None:
             check_name(action_grammar, ACTION_GRAMMARS, "action grammar")
+            if engine == "textworld":
+                raise ConfigError(
+                    "TextWorld speaks each game's own grammar: leave action_grammar out, or play natively."
+                )
         self.action_grammar = action_grammar
         self.system_prompt = system_prompt(action_grammar or "move")
         self.game: Engine | None = None
@@ -100,16 +104,25 @@ class ALFWorldEnv(TextEnv):
         self._shown_at: Course | None = None
 
     @classmethod
-    def tasks(cls, split: str | None = None, **kwargs: Any) -> Manifest:
-        """List tasks.
+    def tasks(  # type: ignore[override]
+        cls,
+        split: str | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+        game_files: Sequence[str] | None = None,
+        **others: Any,
+    ) -> Manifest:
+        """List tasks; arguments of the constructor that do not choose data are accepted and make no difference.
 
         Args:
             split: a split, ``"dev"`` (valid_seen), ``"test"`` (valid_unseen), or a list file; None: all.
-            kwargs: ``data`` or ``game_files`` as of the constructor.
+            data: as of the constructor.
+            game_files: as of the constructor.
+            others: other arguments of the constructor.
         """
-        for name in kwargs:
-            check_name(name, ("data", "game_files"), "argument")
-        return collection(kwargs.get("data"), kwargs.get("game_files")).manifest(split)
+        for name in others:
+            check_name(name, inspect.signature(cls).parameters, "argument of ALFWorld")
+        return collection(data, game_files).manifest(split)
 
     def manifest(self, split: str | None = None) -> Manifest:
         return self._collection.manifest(split)
@@ -126,6 +139,7 @@ class ALFWorldEnv(TextEnv):
         self._first_commands = self.game.admissible()
         self._shown_at = None
         self._goal_line = texts.task_sentence(game.task or split_task(game.grammar)[0])
+        self.system_prompt = system_prompt(self.action_grammar or self._own_grammar(game))
         return self._outcome_of(observation, started=True)
 
     def _start(self, game: GameFile) -> tuple[Engine, Game | None]:
@@ -145,6 +159,12 @@ class ALFWorldEnv(TextEnv):
             raise DependencyNotInstalled(
                 f"{game.source}: the native engine does not play it: {reason}. For TextWorld: {error}"
             ) from error
+
+    def _own_grammar(self, game: GameFile) -> str:
+        """How the game itself words laying down."""
+        if self._model is not None:
+            return self._model.listed_verb
+        return "put" if "put {o} in/on {r}" in game.grammar else "move"
 
     def _leave_game(self) -> None:
         if isinstance(self.game, TextWorldGame):
@@ -263,14 +283,3 @@ class ALFWorldEnv(TextEnv):
     def close(self) -> None:
         self._leave_game()
         super().close()
-
-
-def kept_in(world: World) -> dict[str, frozenset[str]]:
-    """Kind of object to the kinds of receptacles it can be kept in: what everyone knows of a household."""
-    if "kept_in" not in world.memo:
-        found: dict[str, set[str]] = {}
-        for thing, receptacles in zip(world.objects, world.fits, strict=True):
-            names = {kind(world.receptacles[number]) for number in receptacles if world.place_of[number] >= 0}
-            found.setdefault(kind(thing), set()).update(names)
-        world.memo["kept_in"] = {name: frozenset(kinds) for name, kinds in found.items()}
-    return world.memo["kept_in"]

@@ -83,7 +83,7 @@ class _Grounder:
         if head == "not":
             return _negate(self.ground(self.only(rest, head), binding))
         if head == "imply" and len(rest) == 2:
-            return _join("or", (_negate(self.ground(rest[0], binding)), self.ground(rest[1], binding)))
+            return _join("or", iter((_negate(self.ground(rest[0], binding)), self.ground(rest[1], binding))))
         if head == "exists":
             return _join("or", self.exists(rest, binding))
         if head == "forall":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from icto_gym.envs.alfworld.planner import Need, Way, goal_ways
+from icto_gym.envs.alfworld.ways import Need, Way, goal_ways
 from icto_gym.envs.alfworld.world import State, World
 
 _DONE = {"ishot": "heated", "iscool": "cooled", "isclean": "cleaned"}
@@ -57,7 +57,7 @@ def _outline(world: World) -> Outline | None:
 
 
 def _kinds(names: list[str], numbers: set[int]) -> tuple[str, ...]:
-    return tuple(sorted({names[number].rpartition(" ")[0] for number in numbers}))
+    return tuple(sorted({_kind(names[number]) for number in numbers}))
 
 
 def subgoals(world: World, state: State, seen: frozenset[int], touched: frozenset[int]) -> dict[str, bool]:
@@ -70,9 +70,10 @@ def subgoals(world: World, state: State, seen: frozenset[int], touched: frozense
         touched: objects taken so far.
 
     Returns:
-        ``found`` and ``held`` (ever, a target), ``heated`` / ``cooled`` / ``cleaned`` (now, one that was
-        held: what lies cold in the fridge does not count before), ``lamp_on`` (now), ``placed`` and ``second_placed`` (now, with everything the goal asks of the object); only
-        the parts the goal has. Empty for a goal of another shape.
+        ``found`` and ``held`` (ever, a target); ``heated`` / ``cooled`` / ``cleaned`` (now, one that was
+        held: what lies cold in the fridge does not count before); ``lamp_on`` (now); ``placed`` and
+        ``second_placed`` (now, with everything the goal asks of the object); only the parts the goal
+        has. Empty for a goal of another shape.
     """
     goal = outline(world)
     if goal is None:
@@ -103,3 +104,19 @@ def _met(state: State, goal: Outline) -> set[Need]:
         and need.thing in state.inside[need.receptacle]
         and all(need.thing in getattr(state, _STATES[mark]) for mark in need.marks)
     }
+
+
+def kept_in(world: World) -> dict[str, frozenset[str]]:
+    """Kind of object to the kinds of receptacles it can be kept in: what everyone knows of a household."""
+    if "kept_in" not in world.memo:
+        found: dict[str, set[str]] = {}
+        for thing, receptacles in zip(world.objects, world.fits, strict=True):
+            names = {_kind(world.receptacles[number]) for number in receptacles if world.place_of[number] >= 0}
+            found.setdefault(_kind(thing), set()).update(names)
+        world.memo["kept_in"] = {name: frozenset(kinds) for name, kinds in found.items()}
+    homes: dict[str, frozenset[str]] = world.memo["kept_in"]
+    return homes
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(" ")[0]

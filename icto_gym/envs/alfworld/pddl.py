@@ -185,9 +185,11 @@ def _facts(items: list[Any], objects: dict[str, str], reader: _Reader) -> dict[s
         types = PREDICATES[predicate]
         if len(arguments) != len(types):
             raise reader.find(f"{predicate!r} takes {len(types)} names, found {len(arguments)}.", "(", predicate)
-        if not all(type(argument) is str for argument in arguments):
-            raise reader.find(f"a bracket inside of a fact of {predicate!r}.", "(", predicate)
-        if tuple(map(kind_of, arguments)) != types:
+        try:
+            found_types = tuple(map(kind_of, arguments))
+        except TypeError as error:  # a list in the place of a name
+            raise reader.find(f"a bracket inside of a fact of {predicate!r}.", "(", predicate) from error
+        if found_types != types:
             _explain_types(arguments, types, item, objects, reader)
         found[predicate][arguments] = None
     return {name: list(entries) for name, entries in found.items()}

@@ -9,41 +9,15 @@ with plain breadth-first search over the whole game.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import permutations
 from typing import NamedTuple
 
-from icto_gym.envs.alfworld.goal import Atom, Formula
+from icto_gym.envs.alfworld.ways import TREATMENTS, Way, goal_ways
 from icto_gym.envs.alfworld.world import State, World
 
-_TREATMENTS = {"ishot": "heat", "iscool": "cool", "isclean": "clean"}
 _UNDONE_BY = {"ishot": "iscool", "iscool": "ishot"}
-_KNOWN = frozenset({*_TREATMENTS, "inreceptacle", "holds", "atlocation", "istoggled"})
-_MAX_WAYS = 20_000
 _SLACK = 8
 """How far above the estimate the search looks before it gives up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a way to the goal asks of one object."""
-
-    thing: int
-    receptacle: int
-    """Where it shall be, -1: anywhere."""
-    marks: frozenset[str]
-    """``"ishot"``, ``"iscool"``, ``"isclean"``."""
-    held: bool
-    toggled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One conjunction that fulfils the goal."""
-
-    needs: tuple[Need, ...]
-    location: int
-    """Where the agent shall be, -1: anywhere."""
 
 
 class Node(NamedTuple):
@@ -204,12 +178,12 @@ class Search:
             if reachable and receptacle in world.fits[held]:
                 where = _with(node.where, self.slot[held], receptacle)
                 found.append((Move("put", receptacle, held), node._replace(held=-1, where=where)))
-            for mark, verb in _TREATMENTS.items():
+            for mark, verb in TREATMENTS.items():
                 if (held, mark) in self.wanted_marks and receptacle in self._tools(mark) and held in self._able(mark):
                     marks = (node.marks - {(held, _UNDONE_BY.get(mark, ""))}) | {(held, mark)}
                     found.append((Move(verb, receptacle, held), node._replace(marks=marks)))
-        for thing, where in zip(self.things, node.where, strict=True):
-            if where != receptacle:
+        for thing, inside in zip(self.things, node.where, strict=True):
+            if inside != receptacle:
                 continue
             if held < 0 and reachable and thing in world.pickupable:
                 after = node._replace(held=thing, where=_with(node.where, self.slot[thing], -1))
@@ -345,50 +319,6 @@ def _moves(start: int, trips: list[list[int]], end: int) -> int:
                 here, moves = stop, moves + 1
         least = min(least, moves + (end >= 0 and end != here))
     return least
-
-
-def goal_ways(formula: Formula) -> list[Way] | None:
-    """The goal as alternatives; None if it holds something that the planner does not cover."""
-    conjunctions = _alternatives(formula)
-    if conjunctions is None:
-        return None
-    return [_way(atoms) for atoms in sorted(conjunctions, key=sorted)]
-
-
-def _alternatives(formula: Formula) -> set[frozenset[Atom]] | None:
-    if isinstance(formula, bool):
-        return {frozenset()} if formula else set()
-    if formula[0] == "atom":
-        return {frozenset({formula[1]})} if formula[1][0] in _KNOWN else None
-    if formula[0] == "not":
-        return None
-    parts = [_alternatives(part) for part in formula[1]]
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
-    if formula[0] == "or":
-        return set().union(*known)
-    size = 1
-    for part in known:
-        size *= len(part)
-    if size > _MAX_WAYS:
-        return None
-    return {frozenset().union(*choice) for choice in product(*known)}
-
-
-def _way(atoms: frozenset[Atom]) -> Way:
-    things = sorted({atom[1] for atom in atoms if atom[0] != "atlocation"})
-    needs = []
-    for thing in things:
-        own = [atom for atom in atoms if atom[0] != "atlocation" and atom[1] == thing]
-        names = {atom[0] for atom in own}
-        receptacles = [atom[2] for atom in own if atom[0] == "inreceptacle"]
-        needs.append(
-            Need(thing, receptacles[0] if receptacles else -1, frozenset(names & _TREATMENTS.keys()),
-                 "holds" in names, "istoggled" in names)
-        )  # fmt: skip
-    places = [atom[1] for atom in atoms if atom[0] == "atlocation"]
-    return Way(tuple(needs), places[0] if places else -1)
 
 
 def _roles(ways: list[Way]) -> dict[int, int]:

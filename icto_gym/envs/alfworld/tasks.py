@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -70,8 +71,17 @@ def collection(data: str | os.PathLike[str] | None, game_files: Sequence[str] | 
             raise ConfigError("Give either data or game_files, not both.")
         return _files(tuple(str(path) for path in game_files))
     if data is None:
-        data = os.environ.get("ALFWORLD_DATA") or BUILT_IN
+        data = _data_named_by_environment() or BUILT_IN
     return built_in() if data == BUILT_IN else _published(os.path.abspath(os.path.expanduser(data)))
+
+
+def _data_named_by_environment() -> str | None:
+    """``$ALFWORLD_DATA``, unless it is what importing alfworld sets it to and nothing was ever put there."""
+    named = os.environ.get("ALFWORLD_DATA")
+    own_default = os.path.expanduser("~/.cache/alfworld")
+    if named == own_default and not _splits_below(named):
+        return None
+    return named or None
 
 
 @lru_cache(maxsize=1)
@@ -129,11 +139,15 @@ def _split_root(root: str) -> Path:
     """The folder that holds the splits: the root itself or the newest ``json_*`` in it."""
     if not Path(root).is_dir():
         raise DataError(f"{root}: there is no such folder. Set ALFWORLD_DATA or data= to the published data.")
-    candidates = [Path(root), *sorted(Path(root).glob("json_*"), reverse=True)]
-    for folder in candidates:
-        if any((folder / split).is_dir() for split in SPLITS):
-            return folder
+    folder = _splits_below(root)
+    if folder is not None:
+        return folder
     raise DataError(f"{root}: neither it nor a folder 'json_*' in it has the folders {', '.join(SPLITS)}.")
+
+
+def _splits_below(root: str) -> Path | None:
+    candidates = [Path(root), *sorted(Path(root).glob("json_*"), reverse=True)]
+    return next((folder for folder in candidates if any((folder / split).is_dir() for split in SPLITS)), None)
 
 
 def _scan_split(base: Path, split: str) -> Iterator[Task]:
@@ -142,16 +156,17 @@ def _scan_split(base: Path, split: str) -> Iterator[Task]:
     remembered_at = cache_dir("alfworld") / f"{content_digest(str(folder))[:32]}.json"
     remembered: dict[str, Any] = read_json(remembered_at) if remembered_at.is_file() else {}
     seen: dict[str, Any] = {}
-    skipped: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
     for trajectory in sorted(folder.rglob("traj_data.json")):
         trial = trajectory.parent
         name = trial.relative_to(base).as_posix()
         stamp = _stamp(trajectory, trial / "game.tw-pddl")
         known = remembered.get(name)
-        entry = known if known and known["stamp"] == stamp else {"stamp": stamp, **_inspect(name, trial)}
+        entry: dict[str, Any] = {"stamp": stamp}
+        entry.update(known if known and known["stamp"] == stamp else _inspect(name, trial))
         seen[name] = entry
         if entry["reason"]:
-            skipped[entry["reason"]] = skipped.get(entry["reason"], 0) + 1
+            skipped[entry["reason"]] += 1
         else:
             yield Task(f"alfworld/{name}", split, ENV_ID, entry["task_type"], entry["digest"])
     if seen != remembered:

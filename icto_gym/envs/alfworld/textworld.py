@@ -2,13 +2,14 @@
 
 For reference, and for games whose rules the native engine does not know. TextWorld parses its grammar
 for every text and translates the problem at every reset; both are remembered here, which changes no
-answer. What it does to the process (``sys.argv``, ``sys.stdout``) stays in here.
+answer. What it does to the process (``sys.argv``, ``sys.stdout``, ``$ALFWORLD_DATA``) stays in here.
 """
 
 from __future__ import annotations
 
 import copy
 import io
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -145,6 +146,7 @@ def _load_parts() -> SimpleNamespace:
 def _remember(logic: Any, textgen: Any, downward: Any) -> None:
     """Answer equal questions to the parsers and the translator from memory."""
     textgen._parse_and_convert = _fresh_copies(textgen._parse_and_convert)
+    textgen.copy_context = _own_dictionaries  # TextWorld copies deeply what it only reads
     parse_query = lru_cache(maxsize=4096)(textgen.Rule.parse_conjunctive_query)
     textgen.Rule = SimpleNamespace(parse_conjunctive_query=parse_query)
     logic._parse_and_convert = lru_cache(maxsize=8)(logic._parse_and_convert)
@@ -159,6 +161,10 @@ def _fresh_copies(parse: Callable[..., Any]) -> Callable[..., Any]:
     """Remember parses, handing out copies: TextWorld writes into what it gets."""
     remembered = lru_cache(maxsize=4096)(parse)
     return lambda *args, **kwargs: copy.deepcopy(remembered(*args, **kwargs))
+
+
+def _own_dictionaries(context: dict[str, Any]) -> dict[str, Any]:
+    return {**context, "variables": dict(context["variables"]), "mapping": dict(context["mapping"])}
 
 
 def _translate(domain: str, problem: str, optimize: bool) -> tuple[Any, str]:
@@ -182,12 +188,14 @@ def _translate(domain: str, problem: str, optimize: bool) -> tuple[Any, str]:
 
 @contextmanager
 def _kept_process_state() -> Iterator[None]:
-    argv = list(sys.argv)
+    argv, data = list(sys.argv), os.environ.get("ALFWORLD_DATA")
     try:
         with _silence():
             yield
     finally:
         sys.argv = argv
+        if data is None:  # importing alfworld sets it to a folder of its own
+            os.environ.pop("ALFWORLD_DATA", None)
 
 
 class _OneThreadSilent(io.TextIOBase):

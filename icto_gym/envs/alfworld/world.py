@@ -127,8 +127,7 @@ def build_world(problem: Problem, task: str, rules: Rules = NEW, source: str = "
     """
     facts = problem.facts
     agent = _only_agent(problem)
-    mentioned = {argument for entries in facts.values() for entry in entries for argument in entry}
-    names = entity_names(mentioned)
+    names = entity_names(set().union(*(entry for entries in facts.values() for entry in entries)))
     of_type = {kind: sorted(name for name, own in problem.objects.items() if own == kind) for kind in
                ("receptacle", "object", "location")}  # fmt: skip
     index = {kind: {name: number for number, name in enumerate(ids)} for kind, ids in of_type.items()}

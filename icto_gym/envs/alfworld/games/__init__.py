@@ -52,9 +52,10 @@ class GameRecord:
     @classmethod
     def from_json(cls, entry: list[Any]) -> GameRecord:
         """Read the form in the data files."""
-        *head, flat, nested = entry
-        triples = tuple(tuple(flat[i : i + 3]) for i in range(0, len(flat), 3))
-        return cls(*head, objects=triples, nested=tuple((inner, outer) for inner, outer in nested))
+        name, task_type, task, target, place, toggle, plan, start, flat, nested = entry
+        objects = tuple(tuple(flat[i : i + 3]) for i in range(0, len(flat), 3))
+        pairs = tuple((inner, outer) for inner, outer in nested)
+        return cls(name, task_type, task, target, place, toggle, plan, start, objects, pairs)
 
 
 class Entry(NamedTuple):

@@ -77,7 +77,13 @@ def test_the_instruction_is_the_task_line_of_the_first_observation() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    for wrong in ({"engine": "nativ"}, {"action_grammar": "lay"}, {"game_files": "one.tw-pddl", "data": None}):
+    textworld = {"engine": "textworld", "action_grammar": "put"}
+    for wrong in (
+        textworld,
+        {"engine": "nativ"},
+        {"action_grammar": "lay"},
+        {"game_files": "one.tw-pddl", "data": None},
+    ):
         with pytest.raises(ConfigError):
             gym.make(ENV, **wrong)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import json
+import os
 import random
+import subprocess
 import sys
-import threading
 from typing import Any
 
 import gymnasium as gym
@@ -110,8 +110,6 @@ def test_all_published_rules_play_the_same_in_both_engines(
 
 
 def test_unknown_rules_go_to_textworld_and_info_says_so(original_rules: tuple[str, str], tmp_path: Any) -> None:
-    import json
-
     built_in = games.game_file("valid_seen", next(iter(games.entries("valid_seen"))))
     domain, grammar = original_rules
     content = {
@@ -155,19 +153,23 @@ def test_the_textworld_engine_is_a_choice_and_reasons_with_the_native_model() ->
 
 
 def test_textworld_leaves_the_process_as_it_was() -> None:
-    name = list(games.entries("valid_seen"))[7]
-    before = (list(sys.argv), sys.stdout, threading.active_count())
-    heard = io.StringIO()
-    game = TextWorldGame(games.game_file("valid_seen", name))
-    with contextlib.redirect_stdout(heard):
-        game.reset()
-        game.step("look")
-        another = TextWorldGame(games.game_file("valid_seen", list(games.entries("valid_seen"))[8]))
-        another.close()
-    assert heard.getvalue() == ""
-    assert (list(sys.argv), sys.stdout, threading.active_count()) == before
-    game.close()
-    game.close()
+    """In a fresh process: most of it happens at the first import."""
+    code = (
+        "import contextlib, io, os, sys, threading\n"
+        "from icto_gym.envs.alfworld import games\n"
+        "from icto_gym.envs.alfworld.textworld import TextWorldGame\n"
+        "def process(): return list(sys.argv), sys.stdout, threading.active_count(), dict(os.environ)\n"
+        "before, heard = process(), io.StringIO()\n"
+        "with contextlib.redirect_stdout(heard):\n"
+        "    names = list(games.entries('valid_seen'))[7:9]\n"
+        "    for name in names:\n"
+        "        game = TextWorldGame(games.game_file('valid_seen', name))\n"
+        "        game.reset(); game.step('look'); game.close(); game.close()\n"
+        "print([heard.getvalue() == '', *(a == b for a, b in zip(process(), before))])\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "ALFWORLD_DATA"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    assert (done.stdout.strip(), done.returncode) == (str([True] * 5), 0), done.stderr
 
 
 def test_textworld_refuses_a_broken_game_by_name(original_rules: tuple[str, str]) -> None:

@@ -11,10 +11,9 @@ import pytest
 import icto_gym
 from icto_gym.envs.alfworld import games
 from icto_gym.envs.alfworld.engine import Game
-from icto_gym.envs.alfworld.env import kept_in
 from icto_gym.envs.alfworld.expert import Expert, Memory, begin, demonstrate, listed
 from icto_gym.envs.alfworld.gamefile import compile_game
-from icto_gym.envs.alfworld.outline import outline
+from icto_gym.envs.alfworld.outline import kept_in, outline
 from icto_gym.envs.alfworld.pddl import parse_problem
 from icto_gym.envs.alfworld.world import World, build_world
 

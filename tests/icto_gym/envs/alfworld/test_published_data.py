@@ -63,6 +63,18 @@ def test_the_environment_variable_names_the_data(published: Path, monkeypatch: p
     assert len(icto_gym.tasks(ENV, data="mini")) == 3827
 
 
+def test_the_folder_that_importing_alfworld_names_is_no_data_while_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".cache" / "alfworld").mkdir(parents=True)
+    monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / ".cache" / "alfworld"))
+    assert len(icto_gym.tasks(ENV)) == 3827
+    monkeypatch.setenv("ALFWORLD_DATA", str(tmp_path / "mine"))
+    with pytest.raises(DataError, match="no such folder"):
+        icto_gym.tasks(ENV)
+
+
 def test_games_of_both_grammars_play_from_the_folders(published: Path, recorded_games: list[dict[str, Any]]) -> None:
     env = gym.make(ENV, data=str(published))
     by_name = {f"{game['name']}/{game['trial']}": game for game in recorded_games[:12]}
@@ -85,6 +97,24 @@ def test_games_of_both_grammars_play_from_the_folders(published: Path, recorded_
                 break
         assert info["success"]
     assert old == 4
+
+
+def test_prompt_and_commands_follow_the_games_own_grammar_unless_another_is_chosen(
+    recorded_games: list[dict[str, Any]], write_game: Callable[..., Path], published_rules: dict[str, tuple[str, str]]
+) -> None:
+    domain, grammar = published_rules["0.2"]
+    game = recorded_games[0]
+    path = write_game(game, pddl_domain=domain, grammar=grammar.replace("UNKNOWN GOAL", game["task"]))
+    for choice, verb in ((None, "put"), ("move", "move"), ("put", "put")):
+        env = gym.make(ENV, game_files=[str(path)], action_grammar=choice, expert=True)
+        observation, info = env.reset(options={"index": 0})
+        assert f"\n{verb} OBJECT" in info["system_prompt"]
+        terminated = False
+        while not terminated:
+            command = info["expert_action"]
+            observation, _, terminated, _, info = env.step(command)
+        assert command.startswith(verb)
+        assert observation.startswith(f"You {verb} the ")
 
 
 def test_upstreams_rules_decide_which_games_count(published: Path) -> None:
