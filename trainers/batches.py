@@ -194,7 +194,7 @@ def last_places(conversations: Sequence[Encoded], batch: TokenBatch, steps: int)
 
 def to_device(batch: B, device: Any) -> B:
     """Move every tensor of a batch."""
-    moved = {}
+    moved: dict[str, Any] = {}
     for item in fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, item.name)
         if isinstance(value, Tensor):

@@ -9,9 +9,10 @@ is exact, and the tokens a policy reads when it acts are the tokens it is traine
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from icto_gym.dialogue import ACKNOWLEDGEMENT, Message
 from icto_gym.errors import IctoError
@@ -58,13 +59,12 @@ def encode_conversation(
     input_ids: list[int] = []
     turns: list[int] = []
     turn = 0
-    last = max((number for number, message in enumerate(messages) if message.role == "assistant"), default=-1)
-    for text, number in _pieces(tokenizer, messages[: last + 1]):
-        ids = _piece_ids(tokenizer, text)
+    for piece in _pieces(tokenizer, messages).pieces:
+        number = piece.message
         trained = number is not None and number >= trainable_from
         trained = trained and (train_acknowledgement or not _is_acknowledgement(messages, number))
-        input_ids += ids
-        turns += [turn if trained else -1] * len(ids)
+        input_ids += piece.ids
+        turns += [turn if trained else -1] * len(piece.ids)
         turn += trained
     return Encoded(input_ids, turns)
 
@@ -73,12 +73,11 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Tokenize what a policy reads before it writes the next reply, generation prompt included."""
     if not messages or messages[-1].role == "assistant":
         raise TokenizationError(f"A prompt must end with a user message; got {[m.role for m in messages]}.")
-    ids: list[int] = []
-    written = 0
-    for text, _ in _pieces(tokenizer, messages):
-        ids += _piece_ids(tokenizer, text)
-        written += len(text)
-    return ids + _piece_ids(tokenizer, _render(tokenizer, messages, prompt=True)[written:])
+    beginning = _pieces(tokenizer, messages)
+    prompt = _render(tokenizer, messages, prompt=True)
+    _check_appended(beginning.text, prompt, messages, len(messages) - 1)
+    ids = [token for piece in beginning.pieces for token in piece.ids]
+    return ids + _piece_ids(tokenizer, prompt[len(beginning.text) :])
 
 
 def end_of_turn_ids(tokenizer: Any) -> list[int]:
@@ -98,30 +97,65 @@ def _is_acknowledgement(messages: Sequence[Message], number: int | None) -> bool
     )
 
 
-def _pieces(tokenizer: Any, messages: Sequence[Message]) -> Iterator[tuple[str, int | None]]:
-    """Yield (text, None) for what is read and (text, message number) for each reply; what follows the last reply is
-    left to the caller."""
-    specials = _special_texts(tokenizer)
-    written = ""
-    for number, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        prompt = _render(tokenizer, messages[:number], prompt=True)
-        whole = _render(tokenizer, messages[: number + 1])
-        if not prompt.startswith(written):
-            raise TokenizationError(
-                f"{_name(number, message)}: the chat template writes earlier messages differently once later ones "
-                "follow, so no exact token mask exists. Use a template that only appends."
-            )
-        if not whole.startswith(prompt):
-            raise TokenizationError(
-                f"{_name(number, message)}: the chat template does not continue its own generation prompt with the "
-                "reply, so what is trained would differ from what is generated. Use a template that does."
-            )
-        end = _end_of_reply(whole, len(prompt), message, number, specials)
-        yield prompt[len(written) :], None
-        yield whole[len(prompt) : end], number
-        written = whole[:end]
+class _Piece(NamedTuple):
+    ids: list[int]
+    message: int | None
+    """Number of the message that this is the reply of; None for what is read."""
+
+
+class _Beginning(NamedTuple):
+    """A conversation up to and including the end of one of its replies."""
+
+    text: str
+    pieces: tuple[_Piece, ...]
+
+
+# A policy asks for the same conversation again and again, each time two messages longer.
+_REMEMBERED: WeakKeyDictionary[Any, dict[Any, _Beginning]] = WeakKeyDictionary()
+_REMEMBER_AT_MOST = 128
+
+
+def _pieces(tokenizer: Any, messages: Sequence[Message]) -> _Beginning:
+    """Tokenize up to the end of the last reply: what is read and what is written by turns."""
+    memory = _REMEMBERED.setdefault(tokenizer, {})
+    replies = [number for number, message in enumerate(messages) if message.role == "assistant"]
+    beginning, done = _Beginning("", ()), 0
+    for count in range(len(replies), 0, -1):
+        key = (tokenizer.chat_template, tuple(messages[: replies[count - 1] + 1]))
+        if key in memory:
+            beginning, done = memory[key], count
+            break
+    for number in replies[done:]:
+        beginning = _with_reply(tokenizer, messages, number, beginning)
+    if replies[done:]:
+        if len(memory) >= _REMEMBER_AT_MOST:
+            memory.pop(next(iter(memory)), None)
+        memory[tokenizer.chat_template, tuple(messages[: replies[-1] + 1])] = beginning
+    return beginning
+
+
+def _with_reply(tokenizer: Any, messages: Sequence[Message], number: int, before: _Beginning) -> _Beginning:
+    """Go on to the end of reply ``number``, which follows ``before``."""
+    prompt = _render(tokenizer, messages[:number], prompt=True)
+    whole = _render(tokenizer, messages[: number + 1])
+    _check_appended(before.text, prompt, messages, number)
+    if not whole.startswith(prompt):
+        raise TokenizationError(
+            f"{_name(number, messages[number])}: the chat template does not continue its own generation prompt with "
+            "the reply, so what is trained would differ from what is generated. Use a template that does."
+        )
+    end = _end_of_reply(whole, len(prompt), messages[number], number, _special_texts(tokenizer))
+    read = _Piece(_piece_ids(tokenizer, prompt[len(before.text) :]), None)
+    written = _Piece(_piece_ids(tokenizer, whole[len(prompt) : end]), number)
+    return _Beginning(whole[:end], (*before.pieces, read, written))
+
+
+def _check_appended(before: str, text: str, messages: Sequence[Message], number: int) -> None:
+    if not text.startswith(before):
+        raise TokenizationError(
+            f"{_name(number, messages[number])}: the chat template writes earlier messages differently once later ones "
+            "follow, so no exact token mask exists. Use a template that only appends."
+        )
 
 
 def _end_of_reply(whole: str, start: int, message: Message, number: int, specials: Sequence[str]) -> int:

@@ -121,7 +121,7 @@ def merged_for_generation(model: Any) -> Iterator[Any]:
 def _adapter_layers(model: Any) -> list[Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     plain = all(layer.get_base_layer().weight.is_floating_point() for layer in layers)
     return layers if plain else []  # quantised weights stay as they are: folding would round them
 

@@ -113,7 +113,7 @@ def chosen_nll(logps: Tensor, batch: TokenBatch) -> Tensor:
 
 def _objective(chosen: Tensor, rejected: Tensor, batch: PairBatch, config: DPOConfig) -> PreferenceLoss:
     sides = (chosen, rejected, batch.chosen_reference, batch.rejected_reference)
-    options = {"beta": config.beta, "chosen_penalty": config.chosen_penalty}
+    options: Any = {"beta": config.beta, "chosen_penalty": config.chosen_penalty}
     if config.objective == "log_ratio":
         return log_ratio_loss(chosen.sum(-1), rejected.sum(-1))
     if config.objective == "step":
@@ -186,7 +186,7 @@ class PairPlan:
             cut += any(one is not other for one, other in zip(short, sides, strict=True))
             if all(side.n_turns for side in short):
                 name = f"pair {number}: {pair.chosen_id} over {pair.rejected_id}"
-                kept.append(EncodedPair(name, *short, _weights(pair, *short)))
+                kept.append(EncodedPair(name, short[0], short[1], _weights(pair, *short)))
         counts = {"pairs": len(kept), "truncated": cut, "dropped": len(pairs) - len(kept)}
         if not kept:
             raise DataError(f"None of {len(pairs)} pairs has two sides to train on (max_length {config.max_length}).")

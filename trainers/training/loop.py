@@ -14,7 +14,7 @@ import os
 import random
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +139,7 @@ def _optimiser_step(
     begin = time.monotonic()
     torch.manual_seed(random.Random(f"{config.seed}/dropout/{step}").getrandbits(63))
     items = items_of_step(plan.size, step, config)
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = defaultdict(float)
     tokens = scored = 0
     for batch, share in plan.batches(items):
         batch = to_device(batch, engine.device)
