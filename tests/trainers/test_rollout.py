@@ -119,6 +119,18 @@ def test_results_do_not_depend_on_batch_size_or_order(tmp_path):
     assert any(trajectory.extra["random_steps"] for trajectory in alone.values())
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_models_episodes_do_not_depend_on_batch_size_or_order(tmp_path, cache):
+    config = replace(CONFIG, epsilon=0.2, branch_fraction=0.5, attempts=2, max_tasks=4, max_episode_steps=3)
+
+    def played(name, jobs, batch_size):
+        policy = make_policy("hf:tiny-random", max_new_tokens=8, cache=cache)
+        return play(config, policy, tmp_path / name, jobs, batch_size=batch_size)
+
+    jobs = plan_jobs(config)
+    assert played("1", jobs, 1) == played("2", jobs, 3) == played("3", jobs[::-1], 8)
+
+
 def test_every_step_exploring_asks_the_policy_nothing(tmp_path):
     policy = Constant()
     config = replace(CONFIG, epsilon=1.0, greedy_first=False, branch_fraction=0.0, attempts=2)

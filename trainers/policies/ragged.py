@@ -191,6 +191,7 @@ class CachedEngine:
         self._model = model
         self.cache = KVCache(cache_shape(model), max_bytes)
         self._rows: list[Row] = []
+        self._nameless: list[str] = []
         self.encoded_tokens = 0
         """Tokens computed so far, prompts and responses."""
 
@@ -200,7 +201,7 @@ class CachedEngine:
 
     def begin(self, requests: Sequence[Request], room: int) -> Tensor:
         longest = max(len(request.prompt) for request in requests) + room
-        names = [request.episode or f"\0{number}" for number, request in enumerate(requests)]
+        self._nameless, names = _row_names(requests)
         self._rows = self.cache.open(names, longest)
         logits: dict[int, Tensor] = {}
         waiting = list(range(len(requests)))
@@ -224,9 +225,8 @@ class CachedEngine:
         return logits[back.to(logits.device)]
 
     def end(self) -> None:
-        for row in self._rows:
-            if row.episode.startswith("\0"):
-                self.cache.forget(row.episode)
+        for name in self._nameless:
+            self.cache.forget(name)
         self._rows = []
 
     def forget(self, episode: str) -> None:
@@ -285,6 +285,19 @@ class CachedEngine:
         running.commit()
         self.encoded_tokens += sum(len(piece.tokens) for piece in pieces)
         return output.logits[0].float()
+
+
+def _row_names(requests: Sequence[Request]) -> tuple[list[str], list[str]]:
+    """Rows without an episode, or with one that another row has, are named by their place; those names, and all."""
+    names: list[str] = []
+    nameless: list[str] = []
+    for number, request in enumerate(requests):
+        name = request.episode
+        if not name or name in names:
+            name = f"\0{number}"
+            nameless.append(name)
+        names.append(name)
+    return nameless, names
 
 
 def cache_shape(model: Any) -> CacheShape:

@@ -166,6 +166,15 @@ def test_a_response_that_was_written_down_otherwise_is_read_anew():
     assert acting.act([Turn(changed, {}, "e")]) == policy(cache=False).act([Turn(changed, {}, "e")])
 
 
+def test_turns_without_an_episode_or_with_the_same_one_do_not_mix():
+    texts = ["a", "b b b", "c", "b b b and more"]
+    for names in (["", "", "", ""], ["e", "e", "", "e"]):
+        acting = policy()
+        turns = [Turn([Message("user", text)], {}, name) for text, name in zip(texts, names, strict=True)]
+        assert acting.act(turns) == acting.act(turns) == policy(cache=False).act(turns)
+        assert acting.act(turns[::-1]) == policy(cache=False).act(turns)[::-1]
+
+
 def test_long_prompts_are_read_in_packs(monkeypatch):
     monkeypatch.setattr("trainers.policies.ragged.PACKED_TOKENS", 50)
     monkeypatch.setattr("trainers.policies.ragged.QUERY_BLOCK", 16)
