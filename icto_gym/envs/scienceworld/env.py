@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -158,16 +159,14 @@ class ScienceWorldEnv(TextEnv):
         moment, me = self._moment(self._actions), weakref.ref(self)
         if self._session.list_eagerly:
             return self._session.valid_actions(moment)
-        session = self._session.twin()
+        twin = self._session.twin()
 
         def listed() -> Sequence[str]:
             env = me()
-            if env is not None and env._is_at(moment) and not env._session.broken:
+            if env is not None and env._is_at(moment):
                 return env._session.valid_actions(moment)
-            try:
-                return session.valid_actions(moment)
-            finally:
-                session.close()
+            with contextlib.closing(twin) as aside:
+                return aside.valid_actions(moment)
 
         return LazyActions(listed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,17 +65,19 @@ class Session:
             raise
 
     def valid_actions(self, now: Moment) -> list[str]:
-        """Commands that would be understood at a moment."""
-        return self._twice(lambda: self._list(now))
+        """Commands that would be understood at a moment.
+
+        If the simulator at hand fails, another lists them, and the failure is left for the next step to meet.
+        """
+        try:
+            return self._list(now)
+        except BackendError:
+            with contextlib.closing(self.twin()) as aside:
+                return aside._twice(lambda: aside._list(now))
 
     def _list(self, now: Moment) -> list[str]:
         self._reach(now)
         return self.listed if self.list_eagerly else self.simulator.valid_actions()
-
-    @property
-    def broken(self) -> bool:
-        """The process under the running episode ended."""
-        return self._lease is not None and self._lease.broken
 
     def twin(self) -> Session:
         """A session with the same settings and no game yet."""
@@ -92,7 +95,7 @@ class Session:
             return attempt()
 
     def _reach(self, moment: Moment) -> None:
-        if self.broken:
+        if self._lease is not None and self._lease.broken:
             raise BackendError("The Java process that played this episode ended (killed, or out of memory).")
         done = len(self._played)
         actions = list(moment.actions)
