@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 
 from icto_gym.core import LazyActions, Outcome, TextEnv
+from icto_gym.dialogue import Message
 from icto_gym.envs.alfworld import texts
 from icto_gym.envs.alfworld.engine import Game
 from icto_gym.envs.alfworld.expert import Choice, Expert, begin, demonstrate
@@ -18,7 +19,7 @@ from icto_gym.envs.alfworld.grammar import ACTION_GRAMMARS, split_task
 from icto_gym.envs.alfworld.outline import kept_in, outline, subgoals
 from icto_gym.envs.alfworld.pddl import UnsupportedGame
 from icto_gym.envs.alfworld.planner import Planner
-from icto_gym.envs.alfworld.prompt import system_prompt
+from icto_gym.envs.alfworld.prompt import system_prompt, worked_example
 from icto_gym.envs.alfworld.tasks import FILES_SPLIT, collection
 from icto_gym.envs.alfworld.textworld import TextWorldGame
 from icto_gym.errors import ConfigError, DependencyNotInstalled, check_name
@@ -123,6 +124,11 @@ class ALFWorldEnv(TextEnv):
         for name in others:
             check_name(name, inspect.signature(cls).parameters, "argument of ALFWorld")
         return collection(data, game_files).manifest(split)
+
+    @property
+    def example(self) -> tuple[Message, ...]:
+        """A worked example in the environment's action grammar, as messages."""
+        return worked_example(self.action_grammar or "move")
 
     def manifest(self, split: str | None = None) -> Manifest:
         return self._collection.manifest(split)

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 import icto_gym
 from icto_gym.errors import ConfigError, InvalidTask
+from icto_gym.wrappers import parse_response
 
 ENV = "icto/ALFWorld-v0"
 
@@ -74,6 +75,14 @@ def test_the_instruction_is_the_task_line_of_the_first_observation() -> None:
     observation, info = make().reset(seed=0)
     assert observation.endswith(f"\n\n{info['instruction']}")
     assert info["instruction"].startswith("Your task is to: ")
+
+
+def test_the_worked_example_is_a_conversation_in_the_chosen_grammar() -> None:
+    for grammar, last in ((None, "move bowl 1 to shelf 1"), ("put", "put bowl 1 in/on shelf 1")):
+        messages = make(action_grammar=grammar).unwrapped.example
+        assert [message.role for message in messages] == ["user", "assistant"] * (len(messages) // 2)
+        assert not any(parse_response(message.content).problem for message in messages[1::2])
+        assert parse_response(messages[-1].content).action == last
 
 
 def test_wrong_arguments_are_named() -> None:
