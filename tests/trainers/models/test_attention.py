@@ -1,0 +1,45 @@
+"""Attention by stretches equals attention with a mask, in value and gradient."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from trainers.models.attention import fused_kernel_fits, span_attention
+
+SEGMENTS = [((0, 7), ()), ((7, 12), ((0, 7),)), ((12, 20), ((0, 7), (7, 12))), ((20, 23), ((0, 7), (7, 12)))]
+
+
+@pytest.fixture(params=[torch.float64, torch.float32])
+def tensors(request):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, 2, 23, 8, generator=generator).to(request.param).requires_grad_() for _ in range(4)]
+
+
+def mask() -> torch.Tensor:
+    seen = torch.zeros(23, 23, dtype=torch.bool)
+    for own, above in SEGMENTS:
+        seen[own[0] : own[1], own[0] : own[1]] = torch.ones(own[1] - own[0], own[1] - own[0]).tril().bool()
+        for start, end in above:
+            seen[own[0] : own[1], start:end] = True
+    return seen
+
+
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_it_equals_attention_with_a_mask(tensors, scale):
+    *inputs, weight = tensors
+    assert fused_kernel_fits(inputs[0])
+    results = []
+    for output in (
+        span_attention(*inputs, SEGMENTS, scale),
+        scaled_dot_product_attention(*inputs, attn_mask=mask(), scale=scale),
+    ):
+        results.append([output, *torch.autograd.grad((output * weight).sum(), inputs)])
+    tolerance = 1e-12 if inputs[0].dtype == torch.float64 else 1e-5
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=tolerance)
+
+
+def test_its_gradient_agrees_with_finite_differences():
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(1, 1, 23, 4, generator=generator).double().requires_grad_() for _ in range(3)]
+    assert torch.autograd.gradcheck(lambda *rows: span_attention(*rows, SEGMENTS), inputs, fast_mode=True)
