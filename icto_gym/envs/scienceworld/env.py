@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from icto_gym.core import LazyActions, Outcome, TextEnv
 from icto_gym.envs.scienceworld import tasks as table
 from icto_gym.envs.scienceworld.expert import GoldPath, gold_path, rationale, read_progress
-from icto_gym.envs.scienceworld.gateway import find_java
+from icto_gym.envs.scienceworld.gateway import find_jars, find_java
 from icto_gym.envs.scienceworld.prompt import system_prompt
 from icto_gym.envs.scienceworld.session import Moment, Session
 from icto_gym.errors import BackendError, ConfigError, InvalidTask
@@ -69,6 +69,7 @@ class ScienceWorldEnv(TextEnv):
         super().__init__(split=split, expert=expert, render_mode=render_mode)
         if not call_timeout > 0:
             raise ConfigError(f"call_timeout={call_timeout!r} must be above 0 seconds.")
+        find_jars()  # or say now what to install
         self.simplification = table.check_simplification(simplification)
         self.task_types = table.check_task_types(task_types)
         self.system_prompt = system_prompt(self.simplification)

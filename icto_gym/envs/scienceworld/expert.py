@@ -127,7 +127,21 @@ _DOING = {
     "examine": "examining", "look": "looking", "read": "reading", "connect": "connecting",
     "disconnect": "disconnecting", "eat": "eating", "flush": "flushing",
 }  # fmt: skip
-_TO_DO = ("be", "have", "focus", "move", "activate", "deactivate", "ignite", "heat", "cool", "open", "read", "use")
+_TO_DO = (
+    "be",
+    "have",
+    "focus",
+    "move",
+    "activate",
+    "deactivate",
+    "ignite",
+    "heat",
+    "cool",
+    "open",
+    "read",
+    "use",
+    "pick",
+)
 
 
 def rationale(action: str, goal: str) -> str:
@@ -146,6 +160,7 @@ def rationale(action: str, goal: str) -> str:
 def _aim(goal: str) -> str:
     if not goal:
         return "The goal is near."
-    if goal.split(" ")[0] in _TO_DO:
-        return f"I still have to {goal}."
+    first, _, rest = goal.partition(" ")
+    if first.lower() in _TO_DO:
+        return f"I still have to {first.lower()} {rest}.".replace(" .", ".")
     return f"What is still missing: {goal}."

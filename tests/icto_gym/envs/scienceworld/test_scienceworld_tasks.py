@@ -11,7 +11,7 @@ import pytest
 
 import icto_gym
 from icto_gym.envs.scienceworld import tasks as table
-from icto_gym.envs.scienceworld.gateway import _jars, find_java
+from icto_gym.envs.scienceworld.gateway import find_jars, find_java
 from icto_gym.envs.scienceworld.pool import Pool
 from icto_gym.errors import DataError, InvalidTask
 from icto_gym.tasks import shared_tasks
@@ -47,7 +47,7 @@ def test_the_table_is_the_packages_own() -> None:
 
 
 def test_the_jar_is_the_one_the_digests_stand_for() -> None:
-    assert hashlib.sha256(Path(_jars()[1]).read_bytes()).hexdigest() == table.JAR_SHA256
+    assert hashlib.sha256(Path(find_jars()[1]).read_bytes()).hexdigest() == table.JAR_SHA256
 
 
 def test_splits_have_the_published_sizes_and_never_share_a_task() -> None:
