@@ -3,9 +3,9 @@
     python benchmarks/scienceworld_speed.py --out benchmarks/results/scienceworld_speed.json
 
 Both play the same tasks and commands in one run, turn by turn, each in a Java process of its own that was
-warmed up on the same tasks before. The package gets the two options that make its play reproducible, else it
-would not always follow the path; all its other settings are its own. The processor seconds are those of Python and Java together: on a busy
-machine they are the figure to trust.
+warmed up on the same tasks before. The package gets the two options that make its play reproducible, else
+it would not always follow the path; all its other settings are its own. The processor seconds are those of
+Python and Java together: on a busy machine they are the figure to trust.
 """
 
 from __future__ import annotations

@@ -111,11 +111,10 @@ def _next_goals(tables: list[list[SubGoal]]) -> list[str]:
     """For each step the first sub-goal that it or a later step meets; required ones first."""
     goals, upcoming = [""] * (len(tables) - 1), ""
     for step in reversed(range(len(goals))):
-        met = [
-            now for before, now in zip(tables[step], tables[step + 1], strict=True) if now.done and not before.done
-        ]  # fmt: skip
+        pairs = zip(tables[step], tables[step + 1], strict=True)
+        met = [now for before, now in pairs if now.done and not before.done and now.text]
         if met:
-            upcoming = next((goal.text for goal in met if goal.required), met[0].text)
+            upcoming = next((goal for goal in met if goal.required), met[0]).text
         goals[step] = upcoming
     return goals
 
