@@ -244,9 +244,11 @@ class WebShopEnv(TextEnv):
 
     # ---- the expert ----------------------------------------------------------------------------------
     def brief_observation(self, observation: str) -> str:
-        """A page in text mode without the instruction that heads it."""
+        """A page without the instruction that heads it, one piece a line (``[SEP]`` alone costs four tokens)."""
+        if self.observation_mode != "text":
+            return observation
         _, found, page = observation.partition(self._instruction())
-        return page.removeprefix(" [SEP]").lstrip() if found and self.observation_mode != "html" else observation
+        return (page if found else observation).replace(" [SEP] ", "\n").strip()
 
     def expert_actions(self) -> list[str] | None:
         """The demonstrated actions up to the purchase, or None where there is none."""
