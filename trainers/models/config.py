@@ -25,12 +25,17 @@ class LoRAConfig:
     """Dropout on the adapter's input while cloning; DPO switches it off."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Names of the layers that get an adapter; ``all-linear`` is all but the output layer."""
+    last_blocks: int | None = None
+    """Only so many blocks, the last ones, get an adapter: the backward pass ends there, so half of the blocks
+    make training a quarter cheaper. None: all."""
 
     def __post_init__(self) -> None:
         if self.r < 1 or not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"LoRA wants r >= 1 and dropout in [0, 1); got r={self.r}, dropout={self.dropout}.")
         if not isinstance(self.target_modules, str):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        if self.last_blocks is not None and self.last_blocks < 1:
+            raise ConfigError(f"LoRA wants last_blocks >= 1 or None; got {self.last_blocks!r}.")
 
 
 @dataclass(frozen=True)

@@ -186,17 +186,19 @@ def _prepare_training(model: Any, config: ModelConfig) -> Any:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return peft.get_peft_model(model, _lora(peft, config.lora))
+        return peft.get_peft_model(model, _lora(peft, config.lora, model.config.num_hidden_layers))
 
 
-def _lora(peft: Any, lora: LoRAConfig) -> Any:
+def _lora(peft: Any, lora: LoRAConfig, blocks: int) -> Any:
     modules = lora.target_modules
+    first = None if lora.last_blocks is None else max(0, blocks - lora.last_blocks)
     return peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=modules if isinstance(modules, str) else list(modules),
         task_type="CAUSAL_LM",
+        layers_to_transform=None if first is None else list(range(first, blocks)),
     )
 
 

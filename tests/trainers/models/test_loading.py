@@ -172,3 +172,12 @@ def test_smollm2_masks_are_exact_and_its_loss_is_finite():
     assert [*encoded.input_ids, *loaded.tokenizer.encode("\n")] == loaded.tokenizer.encode(text)
     ids = torch.tensor([encoded.input_ids])
     assert 0.5 < loaded.model(ids, labels=ids).loss.item() < 10
+
+
+def test_an_adapter_can_be_confined_to_the_last_blocks(tmp_path):
+    settings = ModelConfig(name="tiny-random", lora=LoRAConfig(r=4, last_blocks=1))
+    loaded = load_model(settings, trainable=True)
+    trained = [name for name, weights in loaded.model.named_parameters() if weights.requires_grad]
+    assert trained and all("layers.1." in name for name in trained)
+    with pytest.raises(ConfigError, match="last_blocks >= 1"):
+        LoRAConfig(last_blocks=0)
