@@ -186,12 +186,14 @@ def _prepare_training(model: Any, config: ModelConfig) -> Any:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return peft.get_peft_model(model, _lora(peft, config.lora, model.config.num_hidden_layers))
+        return peft.get_peft_model(model, _lora(peft, config.lora, model))
 
 
-def _lora(peft: Any, lora: LoRAConfig, blocks: int) -> Any:
-    modules = lora.target_modules
+def _lora(peft: Any, lora: LoRAConfig, model: Any) -> Any:
+    modules, blocks = lora.target_modules, model.config.num_hidden_layers
     first = None if lora.last_blocks is None else max(0, blocks - lora.last_blocks)
+    if modules == "all-linear" and first is not None:  # peft takes a choice of blocks only beside a list of names
+        modules = _linear_names(model)
     return peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -200,6 +202,14 @@ def _lora(peft: Any, lora: LoRAConfig, blocks: int) -> Any:
         task_type="CAUSAL_LM",
         layers_to_transform=None if first is None else list(range(first, blocks)),
     )
+
+
+def _linear_names(model: Any) -> tuple[str, ...]:
+    """Last parts of the names of all linear layers but the output layer."""
+    from torch.nn import Linear
+
+    linear = {name.rpartition(".")[2] for name, layer in model.base_model.named_modules() if isinstance(layer, Linear)}
+    return tuple(sorted(linear))
 
 
 def _load_checkpoint(folder: Path, config: ModelConfig, *, asked: bool, trainable: bool) -> LoadedModel:
