@@ -83,6 +83,7 @@ class ALFWorldEnv(TextEnv):
         expert: put the demonstrated next command and its reason into ``info``.
         render_mode: ``"ansi"`` or None.
         """
+        self._source = (data, game_files)
         self._collection = collection(data, game_files)
         if game_files is not None:
             split = FILES_SPLIT
@@ -96,13 +97,30 @@ class ALFWorldEnv(TextEnv):
                 )
         self.action_grammar = action_grammar
         self.system_prompt = system_prompt(action_grammar or "move")
-        self.game: Engine | None = None
         self._goal_line = ""
+        self._clear()
+
+    def _clear(self) -> None:
+        """No game in play."""
+        self.game: Engine | None = None
         self._model: Game | None = None
         self._course = Course()
         self._first_commands: list[str] = []
         self._demonstration: list[Choice] = []
         self._shown_at: Course | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = ("_collection", "game", "_model", "_demonstration", "_shown_at")
+        kept = {name: value for name, value in self.__dict__.items() if name not in left_out}
+        return {**kept, "snapshot": self.snapshot() if self.game is not None else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        snapshot = state.pop("snapshot")
+        self.__dict__.update(state)
+        self._collection = collection(*self._source)
+        self._clear()
+        if snapshot is not None:
+            self.restore(snapshot)
 
     @classmethod
     def tasks(  # type: ignore[override]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import threading
@@ -110,6 +112,19 @@ def test_snapshots_bring_back_state_info_and_expert() -> None:
     assert again == info
     assert inner.optimal_actions() == optimal
     assert [inner.step(action) for action in ("look", "inventory", info["expert_action"])] == first
+
+
+def test_environments_pickle_and_copy_in_the_middle_of_an_episode() -> None:
+    env = make(expert=True).unwrapped
+    assert pickle.loads(pickle.dumps(env)).reset(seed=2) == env.reset(seed=2)
+    for _ in range(3):
+        env.step(env.expert_actions()[0])
+    for twin in (pickle.loads(pickle.dumps(env)), copy.deepcopy(env)):
+        assert twin.expert_actions() == env.expert_actions()
+        assert twin.optimal_actions() == env.optimal_actions()
+        assert twin.restore(twin.snapshot()) == env.restore(env.snapshot())
+        assert twin.step("inventory") == copy.deepcopy(env).step("inventory")
+    assert len(pickle.dumps(env)) < 100_000
 
 
 def test_a_snapshot_of_an_ended_episode_stays_ended() -> None:
