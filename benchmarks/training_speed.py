@@ -85,7 +85,8 @@ def measure(model: Any, ways: dict[str, Callable[[], Tensor]], repeats: int, tok
         apart = float((gradients[name] - gradients[first]).norm() / gradients[first].norm())
         print(
             f"  {name:26} {median:7.2f} CPU s  {base / median:5.2f} x  {tokens / median:6.0f} tokens/CPU s"
-            f"   loss {losses[name] - losses[first]:+.1e}   gradient {apart:.1e}"
+            f"   loss {losses[name] - losses[first]:+.1e}   gradient {apart:.1e}",
+            flush=True,
         )
 
 

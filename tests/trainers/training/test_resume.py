@@ -93,7 +93,7 @@ print(json.dumps({"straight": summary(base + "/straight"), "killed": killed}))
 @pytest.mark.slow
 def test_training_killed_many_times_ends_with_the_same_weights_and_numbers(tmp_path):
     here = Path(__file__).parent
-    command = [sys.executable, "-c", DRIVER, str(here), str(tmp_path), json.dumps([2, 9, 16])]
+    command = [sys.executable, "-c", DRIVER, str(here), str(tmp_path), json.dumps([3, 10])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=here.parents[2], timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
