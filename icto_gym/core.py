@@ -115,7 +115,7 @@ class TextEnv(gym.Env[str, str]):
     where it can `expert_actions`, `optimal_actions`, `snapshot` and `restore`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (Gymnasium declares it so)
     system_prompt: str = ""
     """How to act: the benchmark's grammar and the expected format."""
     recorded_info: ClassVar[tuple[str, ...]] = ()
