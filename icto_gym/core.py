@@ -118,6 +118,8 @@ class TextEnv(gym.Env[str, str]):
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (Gymnasium declares it so)
     system_prompt: str = ""
     """How to act: the benchmark's grammar and the expected format."""
+    example: ClassVar[Sequence[Any]] = ()
+    """A worked example as messages, where the benchmark has one; see `ReAct`."""
     recorded_info: ClassVar[tuple[str, ...]] = ()
     """Info keys of the benchmark's own (JSON values) whose last value a trajectory keeps."""
 

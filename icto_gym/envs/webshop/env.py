@@ -13,7 +13,7 @@ from icto_gym.core import LazyActions, Outcome, TextEnv
 from icto_gym.envs.webshop.catalog import Catalog, Goal, Nouns
 from icto_gym.envs.webshop.markup import HtmlPages
 from icto_gym.envs.webshop.pages import TextPages
-from icto_gym.envs.webshop.prompt import SYSTEM_PROMPT
+from icto_gym.envs.webshop.prompt import EXAMPLE, SYSTEM_PROMPT
 from icto_gym.envs.webshop.raw import load_catalog
 from icto_gym.envs.webshop.search import SearchEngine
 from icto_gym.envs.webshop.session import END, START, Shop, ShopState, parse_action
@@ -55,6 +55,7 @@ class WebShopEnv(TextEnv):
     """
 
     system_prompt = SYSTEM_PROMPT
+    example = EXAMPLE
 
     def __init__(
         self,

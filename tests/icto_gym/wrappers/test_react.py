@@ -124,3 +124,13 @@ def test_it_wraps_what_gym_makes():
     env.reset(seed=0)
     assert env.step("Action: look")[3] is False
     assert env.step("Action: look")[3] is True
+
+
+def test_the_shop_has_a_worked_example_that_stands_before_the_task():
+    inner = gym.make("icto/WebShop-v0")
+    env = ReAct(inner, example=inner.unwrapped.example)
+    _, info = env.reset(seed=0)
+    assert len(inner.unwrapped.example) >= 4
+    assert tuple(info["messages"][2:-1]) == tuple(inner.unwrapped.example)
+    for role, content in inner.unwrapped.example:
+        assert role != "assistant" or parse_response(content).problem == ""
