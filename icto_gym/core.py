@@ -118,8 +118,6 @@ class TextEnv(gym.Env[str, str]):
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (Gymnasium declares it so)
     system_prompt: str = ""
     """How to act: the benchmark's grammar and the expected format."""
-    example: ClassVar[Sequence[Any]] = ()
-    """A worked example as messages, where the benchmark has one; see `ReAct`."""
     recorded_info: ClassVar[tuple[str, ...]] = ()
     """Info keys of the benchmark's own (JSON values) whose last value a trajectory keeps."""
 
@@ -176,6 +174,11 @@ class TextEnv(gym.Env[str, str]):
     def expert_rationale(self, action: str) -> str:
         """A sentence on why the expert would do ``action`` now; ``""`` if it has none."""
         return ""
+
+    @property
+    def example(self) -> Sequence[Any]:
+        """A worked example as messages, where the benchmark has one; see `ReAct`."""
+        return ()
 
     def brief_observation(self, observation: str) -> str:
         """``observation`` without what every one repeats, such as the goal; see `BriefObservation`."""

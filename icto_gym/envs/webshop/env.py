@@ -55,7 +55,6 @@ class WebShopEnv(TextEnv):
     """
 
     system_prompt = SYSTEM_PROMPT
-    example = EXAMPLE
 
     def __init__(
         self,
@@ -244,6 +243,11 @@ class WebShopEnv(TextEnv):
         return self._outcome.observation, self._info()
 
     # ---- the expert ----------------------------------------------------------------------------------
+    @property
+    def example(self) -> Sequence[Any]:
+        """A worked example as messages: search, choose, click the option, buy."""
+        return EXAMPLE
+
     def brief_observation(self, observation: str) -> str:
         """A page without the instruction that heads it, one piece a line (``[SEP]`` alone costs four tokens)."""
         if self.observation_mode != "text":
