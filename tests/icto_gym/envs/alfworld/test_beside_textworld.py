@@ -36,6 +36,7 @@ NOISE = (
     "ｌｏｏｋ",
     "go to ",
 )
+FRESH_GAMES = int(os.environ.get("ICTO_FRESH_GAMES", "5"))
 HANDLING = ("take", "move", "put", "heat", "cool", "clean", "slice", "use", "open", "close")
 
 
@@ -105,7 +106,7 @@ def assert_same_play(native: Game, original: TextWorldGame, dice: random.Random,
         assert seen == (original.step(command), original.admissible(), original.won, original.valid), command
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=FRESH_GAMES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
 def test_fresh_games_play_the_same_in_both_engines(original_rules: tuple[str, str], seed: int) -> None:
     dice = random.Random(seed)
