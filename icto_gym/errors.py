@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import heapq
 import importlib
+import os
 from collections.abc import Iterable
 from types import ModuleType
 
 import gymnasium as gym
+
+_COMPARED = 200
+"""How many known names a wrong one is compared with: those that begin most like it."""
 
 
 class IctoError(Exception):
@@ -42,7 +47,10 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
 
     The leading blank lets callers append it to a finished sentence.
     """
-    matches = difflib.get_close_matches(str(value), [str(name) for name in known], n=1, cutoff=0.6)
+    names = [str(name) for name in known]
+    if len(names) > _COMPARED:  # comparing thousands of look-alike ids letter by letter takes seconds
+        names = heapq.nlargest(_COMPARED, names, key=lambda name: len(os.path.commonprefix([name, str(value)])))
+    matches = difflib.get_close_matches(str(value), names, n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from icto_gym import ConfigError, DataError, DependencyNotInstalled, InvalidTask, Manifest, Task
-from icto_gym.errors import check_name, require
+from icto_gym.errors import check_name, did_you_mean, require
 from icto_gym.files import atomic_open, cache_dir, read_json, write_json, write_text
 from icto_gym.tasks import content_digest, is_list_path, read_task_list, shared_tasks
 from icto_gym.testing import ScriptedEnv
@@ -74,6 +74,11 @@ def test_unknown_names_get_a_suggestion():
     with pytest.raises(ConfigError, match=r"Unknown split 'tset'\. Did you mean 'test'\? Known: 'train', 'test'"):
         check_name("tset", ["train", "test"], "split")
     assert str(InvalidTask("plain words")) == "plain words"
+
+
+def test_the_nearest_of_thousands_of_ids_is_found():
+    known = [f"alfworld/train/{letter * 8}-{number:05d}" for letter in "abcdef" for number in range(3000)]
+    assert did_you_mean("alfworld/train/cccccccc-0271", known) == " Did you mean 'alfworld/train/cccccccc-02710'?"
 
 
 def test_a_missing_extra_says_which_command_installs_it():
