@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import heapq
 import importlib
-import os
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -49,9 +48,13 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     """
     names = [str(name) for name in known]
     if len(names) > _COMPARED:  # comparing thousands of look-alike ids letter by letter takes seconds
-        names = heapq.nlargest(_COMPARED, names, key=lambda name: len(os.path.commonprefix([name, str(value)])))
+        names = heapq.nlargest(_COMPARED, names, key=lambda name: _shared_beginning(name, str(value)))
     matches = difflib.get_close_matches(str(value), names, n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def check_name(value: str, known: Iterable[str], what: str, error: type[IctoError] = ConfigError) -> str:
