@@ -76,7 +76,7 @@ def run_icto(config: ICTOConfig, run: Run) -> Path | None:
     policy: Start = config.model
     results = {"base": policy} if config.evaluation.base else {}
     if config.cloning:
-        policy = stages.train_sft(run, run.path("sft"), demonstrations, policy, config.sft, _watch(config))
+        policy = stages.train_sft(run, run.path("sft"), demonstrations, policy, config.sft, _cloning_watch(config))
         results["sft"] = policy
         evaluate_splits(run, policy, "sft", config, config.evaluation.splits, config.evaluation.max_tasks)
     for number in range(1, config.iterations + 1):
@@ -130,6 +130,11 @@ def _score(config: ICTOConfig, run: Run, here: Path, trajectories: list[Path], p
     if config.step_rewards.source == "learned":
         model = stages.train_reward(run, here / "reward", trajectories, config.step_rewards, policy, config.reward)
     return stages.score_steps(run, here / "step_rewards.jsonl", trajectories, config.step_rewards, model)
+
+
+def _cloning_watch(config: ICTOConfig) -> Watch | None:
+    """Cloning is watched where asked: DPO measures its outcome anyway, before its own first step."""
+    return _watch(config) if config.sft.probe_every else None
 
 
 def _watch(config: ICTOConfig) -> Watch:
