@@ -7,7 +7,7 @@ schema, endings that stay ended, snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypedDict
 
@@ -257,8 +257,15 @@ class TextEnv(gym.Env[str, str]):
         return self.task
 
     def _choose_task(self, options: dict[str, Any]) -> Task:
+        if not isinstance(options, Mapping):
+            raise ConfigError(
+                f"The options of reset are {options!r:.80}; give a dictionary such as {{'split': 'test'}}."
+            )
         for name in options:
             check_name(name, RESET_OPTIONS, "reset option")
+        split = options.get("split")
+        if split is not None and not isinstance(split, str):
+            raise ConfigError(f"The reset option 'split' is {split!r:.80}; give the name of a split as text, or None.")
         if "task_id" in options:
             if "index" in options:
                 raise ConfigError("Give reset either 'task_id' or 'index', not both.")

@@ -6,11 +6,12 @@ import hashlib
 import importlib
 import itertools
 import logging
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import gymnasium as gym
 
@@ -70,7 +71,8 @@ class Manifest(Sequence[Task]):
 
     def at(self, index: int) -> Task:
         """Return the task at ``index``; unlike ``[]`` it refuses negative numbers and explains."""
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self):
+        whole = isinstance(index, SupportsIndex) and not isinstance(index, bool)  # NumPy's integers are such too
+        if not (whole and 0 <= operator.index(index) < len(self)):
             raise InvalidTask(f"Index {index!r} is not in 0..{len(self) - 1} of {self.env_id} list {self.name!r}.")
         return self._tasks[index]
 
@@ -128,8 +130,11 @@ def read_task_list(
         pair_name: today's name for the task name in a pair, where older lists spell it otherwise.
 
     Raises:
+        InvalidTask: there is no such file.
         DataError: naming file, record number and what is wrong.
     """
+    if not Path(path).is_file():
+        raise InvalidTask(f"There is no list file {str(path)!r}. Give a JSON file, or the name of a split of {env_id}.")
     entries = _read_entries(path)
     found: dict[str, Task] = {}
     for number, entry in enumerate(entries):

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
@@ -78,6 +79,18 @@ def test_wrong_options_are_refused_with_the_nearest_name():
         env.reset(options={"index": 1, "task_id": "scripted/train/01"})
     with pytest.raises(icto_gym.ConfigError, match="int 3"):
         env.reset() and env.step(3)
+    with pytest.raises(icto_gym.ConfigError, match=r"'split' is \['test'\]"):
+        env.reset(options={"split": ["test"]})
+    with pytest.raises(icto_gym.ConfigError, match=r"options of reset are \['task_id'\]"):
+        env.reset(options=["task_id"])
+
+
+def test_an_index_may_be_any_whole_number_and_nothing_else():
+    env = ScriptedEnv()
+    assert env.reset(options={"index": np.int64(3)})[1]["task_id"] == env.reset(options={"index": 3})[1]["task_id"]
+    for wrong in (np.int64(12), 3.0, "3", True, None):
+        with pytest.raises(icto_gym.InvalidTask, match=r"0\.\.11"):
+            env.reset(options={"index": wrong})
 
 
 def test_snapshot_and_restore_continue_exactly():

@@ -65,6 +65,12 @@ def test_a_wrong_list_names_file_and_record(tmp_path, content, words):
         read_task_list(str(path), ALL, "Scripted")
 
 
+def test_a_list_that_is_not_there_is_named(tmp_path):
+    for path in (tmp_path / "mine.json", tmp_path):
+        with pytest.raises(InvalidTask, match=r"no list file .*Give a JSON file, or the name of a split of Scripted"):
+            read_task_list(str(path), ALL, "Scripted")
+
+
 def test_list_paths_are_told_from_split_names():
     assert is_list_path("lists/mine.json")
     assert not is_list_path("test") and not is_list_path(None)
