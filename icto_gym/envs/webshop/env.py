@@ -89,6 +89,10 @@ class WebShopEnv(TextEnv):
         check_name(search, ("bm25",), "search")
         if isinstance(catalog_seed, bool) or not isinstance(catalog_seed, int):
             raise ConfigError(f"catalog_seed is {catalog_seed!r}; give a whole number.")
+        if search_engine is not None and not callable(getattr(search_engine, "search", None)):
+            raise ConfigError(f"search_engine is {search_engine!r:.80}; give an object with search(query, k) -> codes.")
+        if nouns is not None and not callable(nouns):
+            raise ConfigError(f"nouns is {nouns!r:.80}; give a callable: title -> list of nouns.")
         self.observation_mode = observation_mode
         self._data: dict[str, Any] = {
             "data": str(data),

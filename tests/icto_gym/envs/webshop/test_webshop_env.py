@@ -262,6 +262,8 @@ def test_wrong_arguments_name_the_nearest_right_one():
         ({"num_products": 0}, "num_products is 0"),
         ({"num_products": "10"}, "num_products is '10'"),
         ({"catalog_seed": 1.5}, "catalog_seed is 1.5"),
+        ({"search_engine": 5}, "search_engine is 5"),
+        ({"nouns": ["desk"]}, "nouns is \\['desk'\\]"),
     ):
         with pytest.raises(ConfigError, match=message):
             WebShopEnv(**arguments)
