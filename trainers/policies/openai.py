@@ -189,7 +189,9 @@ class _Trouble(NamedTuple):
 
 
 def _key(variable: str, base_url: str | None) -> str:
-    key = os.environ.get(variable)
+    key = os.environ.get(variable, "").strip()  # a key read from a file often brings its line break
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"The environment variable {variable} holds characters that no key has; set it again.")
     if not key and base_url is None:
         raise ConfigError(
             f"The environment variable {variable} holds no key. Set it, or name an endpoint of your own "

@@ -238,6 +238,17 @@ def test_the_key_is_in_no_log_error_or_traceback(endpoint, caplog, status):
         error = error.__cause__ or error.__context__
 
 
+def test_a_key_with_a_line_break_loses_it_and_an_impossible_one_is_not_shown(endpoint, monkeypatch, caplog):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")  # as `$(cat key.txt)` in other shells leaves it
+    policy(endpoint).act(turns("x"))
+    assert endpoint.requests[0]["_authorization"] == f"Bearer {KEY}"
+    for wrong in (f"{KEY}\n{KEY}", f"{KEY}ü"):
+        monkeypatch.setenv("OPENAI_API_KEY", wrong)
+        with pytest.raises(ConfigError, match="OPENAI_API_KEY holds characters that no key has") as caught:
+            policy(endpoint)
+        assert KEY not in str(caught.value) + caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"concurrency": 0}, "concurrency=0"), ({"limit_field": "max_token"}, "Did you mean 'max_tokens'")],
