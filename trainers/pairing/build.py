@@ -31,7 +31,8 @@ class PairingResult:
     ``not to be rejected``. Contrasts: ``identical``, ``different start``, ``nothing trainable``,
     ``random steps on the chosen side``, ``a random step decides``, ``the expert's steps on the rejected side``,
     ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``, ``repeated``,
-    ``one-sided``, ``too often the expert``, ``rewards as recorded``."""
+    ``one-sided``, ``too often the expert``, ``rewards as recorded``, ``deciding step without weight`` (step pairs whose
+    lead of Eq. 2 begins only after the step at which the two sides part, as where rewards come at the end alone)."""
     balance: Balance | None = None
     """What the pairs teach."""
 
@@ -110,6 +111,12 @@ class _Builder:
             tuple(pairs), dict(sorted(self.counts.items())), describe_balance(pairs, self.expert_ids)
         )
         logger.info("%s", result.words)
+        late = self.counts["deciding step without weight"]
+        if late:
+            logger.warning(
+                "%d step pairs give the step at which their sides part no weight: the rewards come later. Learned step "
+                "rewards, or pairing.step_horizon 1, would train it.", late,
+            )  # fmt: skip
         return result
 
     def _limited(self, pairs: list[PreferencePair]) -> list[PreferencePair]:
@@ -143,7 +150,7 @@ class _Builder:
         accepted = [item for item in found if all(verdict.accepted for verdict in self._verdicts(item))]
         self.counts["not to be chosen"] += len(found) - len(accepted)
         if self.config.use_expert:
-            accepted += [item for item in self.experts[task_id] if self._reaches(item)]
+            accepted += self.experts[task_id]  # whatever its score: the margin decides what it is set against
         return accepted
 
     def _failures(self, task_id: str, own: list[Trajectory]) -> list[Trajectory]:
@@ -226,7 +233,9 @@ class _Builder:
         success, failure = self._rewards(found.chosen), self._rewards(found.rejected)
         if kind == "trajectory":
             return trajectory_pair(found, self.config.max_extra_steps, step_weights(found, success, failure))
-        return step_pair(found, success, failure, self.config.step_horizon)
+        pair = step_pair(found, success, failure, self.config.step_horizon)
+        self.counts["deciding step without weight"] += pair.step_weights[0] == 0
+        return pair
 
     def _rewards(self, trajectory: Trajectory) -> tuple[float, ...]:
         if self.rewards is None:

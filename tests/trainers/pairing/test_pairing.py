@@ -168,6 +168,13 @@ def test_the_expert_is_a_success_of_its_own_task_only():
     assert result.counts["without a success"] == 1 and result.counts["tasks paired"] == 1
 
 
+def test_the_expert_is_a_success_whatever_its_score():
+    weak = play(["search", "open a", "buy"], [0, 0, 0.9], who="expert")
+    assert [pair.chosen_id for pair in build_pairs([LOST], expert=[weak]).pairs] == [weak.trajectory_id]
+    better = play(["search", "open b", "buy"], [0, 0, 0.95])
+    assert build_pairs([better], expert=[weak]).counts["ties"] == 1  # no lead, no pair
+
+
 def test_every_task_has_one_outcome_and_the_words_say_it():
     episodes = [
         LOST, WON,
@@ -241,6 +248,22 @@ def test_given_step_rewards_enter_the_weights_and_missing_ones_are_counted():
     assert result.counts["rewards as recorded"] == 1
     with pytest.raises(DataError, match="3 steps and 1 step rewards"):
         build_pairs([WON, LOST], step_rewards=[StepRewards(WON.trajectory_id, (0.1,), "learned")])
+
+
+def test_step_pairs_that_train_everything_but_the_decision_are_counted_and_warned_of(caplog):
+    good, bad = play(["look", "a", "buy"], [0, 0, 1.0]), play(["look", "b", "buy"], [0, 0, 0.2], attempt=1)
+    step = PairingConfig(granularity="step")
+    sparse = build_pairs([good, bad], config=step)
+    assert sparse.pairs[0].step_weights == pytest.approx((0.0, 0.8))  # "a" or "b" was the difference
+    assert sparse.counts["deciding step without weight"] == 1 and "step_horizon" in caplog.text
+    caplog.clear()
+    values = [StepRewards(good.trajectory_id, (0.5, 0.4, 0.1), "x"), StepRewards(bad.trajectory_id, (0.5, 0, 0), "x")]
+    for result in (
+        build_pairs([good, bad], step_rewards=values, config=step),
+        build_pairs([good, bad], config=PairingConfig(granularity="step", step_horizon=1)),
+    ):
+        assert not result.counts["deciding step without weight"] and result.pairs[0].step_weights[0] > 0
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
