@@ -1,6 +1,6 @@
 """Replay recordings of the package through the public interface and count what differs.
 
-    python benchmarks/scienceworld_replays.py ../shared/fixtures/scienceworld --out benchmarks/results/scienceworld_replays.json
+    python benchmarks/scienceworld_replays.py FOLDER --out benchmarks/results/scienceworld_replays.json
 
 Every row up to the end of the episode is compared: observation, score, ticks. Without ``--exact`` what follows
 ``open bee hive`` is skipped: the package's lists draw from the generator that moves the bees, ours do not.

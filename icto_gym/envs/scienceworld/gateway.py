@@ -179,7 +179,6 @@ class Wire:
         except OSError as error:
             raise self._broken("connecting", error) from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._answers = self._socket.makefile("rb")
         self._ask("authentication", f"A\n{process.token}\n", timeout)
 
     def call(self, target: Ref, method: str, *arguments: Any, timeout: float | None = None) -> Any:
@@ -213,7 +212,7 @@ class Wire:
         try:
             self._socket.settimeout(timeout)
             self._socket.sendall(command.encode("utf-8"))
-            line = self._answers.readline()
+            line = self._read_line()
         except (TimeoutError, socket.timeout) as error:  # noqa: UP041 (two classes until Python 3.10)
             raise BackendError(f"ScienceWorld did not answer {what!r} within {timeout:g} s.") from error
         except (OSError, ValueError) as error:
@@ -222,6 +221,22 @@ class Wire:
             raise self._broken(what, None)
         self.sound = True
         return self._decode(what, line[:-1].decode("utf-8").removeprefix("!"))
+
+    def _read_line(self) -> bytes:
+        """One answer: up to a line's end, or what came before the other side was gone.
+
+        Java sends a long answer in pieces and waits for the first to be acknowledged, which Linux puts off
+        by 40 ms unless told otherwise before each piece.
+        """
+        pieces: list[bytes] = []
+        while not pieces or not pieces[-1].endswith(b"\n"):
+            if hasattr(socket, "TCP_QUICKACK"):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            piece = self._socket.recv(1 << 16)
+            if not piece:
+                break
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def _broken(self, what: str, error: Exception | None) -> BackendError:
         with contextlib.suppress(subprocess.TimeoutExpired):  # the socket may break a moment before the end is seen
@@ -249,8 +264,6 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection; its thread in Java ends."""
-        with contextlib.suppress(OSError):
-            self._answers.close()
         with contextlib.suppress(OSError):
             self._socket.close()
 

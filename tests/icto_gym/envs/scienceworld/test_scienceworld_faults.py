@@ -109,11 +109,10 @@ def test_an_interrupt_in_the_middle_of_a_call_never_mixes_up_answers(
     first, _ = env.reset(options=BOIL)
     wire = env.unwrapped._session.simulator.wire
 
-    class Interrupted:
-        def readline(self) -> bytes:
-            raise KeyboardInterrupt
+    def interrupted() -> bytes:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(wire, "_answers", Interrupted())
+    monkeypatch.setattr(wire, "_read_line", interrupted)
     with pytest.raises(KeyboardInterrupt):
         env.step("look in kitchen")
     monkeypatch.undo()
