@@ -47,7 +47,7 @@ class TrajectoryStore:
         Raises:
             DataError: naming file, line and field of a line that is whole but wrong.
         """
-        if not self.path.exists():
+        if not self.path.exists() or self.path.is_char_device():  # a device such as /dev/full would never end
             return
         with open(self.path, "rb") as handle:
             for number, line in enumerate(handle, start=1):

@@ -94,7 +94,8 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
 
     def _next_attempt(self, task_id: str) -> int:
         if self._attempts is None:
-            mine = self.store.filter(lambda trajectory: trajectory.policy == self.policy) if self.store else ()
+            stored = () if self.store is None else self.store
+            mine = (trajectory for trajectory in stored if trajectory.policy == self.policy)
             self._attempts = Counter(trajectory.task_id for trajectory in mine)
         number = self._attempts[task_id]
         self._attempts[task_id] += 1

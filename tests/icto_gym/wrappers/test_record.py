@@ -1,6 +1,7 @@
 """The recorder writes finished episodes, whole, and nothing else."""
 
 import gymnasium as gym
+import pytest
 
 from icto_gym import TrajectoryStore
 from icto_gym.dialogue import trajectory_messages
@@ -47,6 +48,13 @@ def test_an_abandoned_episode_is_not_written(tmp_path):
     env.reset(seed=3)
     env.close()
     assert len(store) == 0
+
+
+def test_a_full_disk_ends_the_last_step_with_a_clear_error_and_loses_no_episode():
+    env = RecordTrajectory(ReAct(ScriptedEnv()), "/dev/full")
+    with pytest.raises(OSError, match="free space"):
+        play(env, ["Action: take apple from bowl 1"])
+    assert env.last_trajectory.success
 
 
 def test_steps_after_the_end_are_not_recorded(tmp_path):
