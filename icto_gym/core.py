@@ -274,7 +274,8 @@ class TextEnv(gym.Env[str, str]):
             return self._task_at(options.get("split"), options["index"])
         manifest = self.manifest(options.get("split", self.split))
         if not len(manifest):
-            raise InvalidTask(f"The list {manifest.name!r} of {manifest.env_id} is empty.")
+            where = f"the list {manifest.name!r} of {manifest.env_id}" if manifest.name else f"{manifest.env_id}'s data"
+            raise InvalidTask(f"There is no task in {where}, so none can be drawn.")
         return manifest[int(self.np_random.integers(len(manifest)))]
 
     def _task_at(self, split: str | None, index: int) -> Task:

@@ -84,8 +84,8 @@ class Trajectory:
             DataError: naming the field that is missing, unknown or of the wrong type.
         """
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = json.loads(line, parse_constant=_refuse)
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"not valid JSON ({error})") from error
         return cls.from_dict(record)
 
@@ -106,6 +106,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str | None": (str, type(None)), "tuple[Step, ...]": (list, tuple),
     "Mapping[str, Any] | None": (dict, type(None)),
 }  # fmt: skip
+
+
+def _refuse(name: str) -> None:
+    """NaN and infinities are no JSON and no reward; `to_json` never writes them."""
+    raise DataError(f"not valid JSON ({name} is no number)")
+
+
 _OPTIONAL = {"error", "extra", "format_version"}
 
 

@@ -44,6 +44,14 @@ def test_the_store_gives_back_what_it_was_given_in_order(tmp_path):
     assert [t.seed for t in store.filter(lambda t: t.seed > 2)] == [3, 4]
 
 
+@pytest.mark.parametrize("wrong", ["NaN", "Infinity", "[" * 200_000])
+def test_a_line_that_is_no_json_is_named(tmp_path, wrong):
+    lines = [make(0).to_json(), make(1).to_json().replace('"score": 0.5', f'"score": {wrong}')]
+    (tmp_path / "t.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(DataError, match=r"t\.jsonl line 2: not valid JSON"):
+        list(TrajectoryStore(tmp_path / "t.jsonl"))
+
+
 @pytest.mark.parametrize("keep", [1, 20, -1])
 def test_a_torn_last_line_is_skipped_then_set_aside_and_reported(tmp_path, keep, caplog):
     store = TrajectoryStore(tmp_path / "t.jsonl")

@@ -56,6 +56,7 @@ def test_a_list_is_read_from_a_path(tmp_path, caplog):
         ('["scripted/tset/17"]', "record 0 .*Did you mean 'scripted/test/17'"),
         ("[17]", "record 0 \\(17\\) names no task"),
         ("[", "not valid JSON"),
+        pytest.param("[" * 200_000, "not valid JSON .*recursion", id="nested too deeply"),
     ],
 )
 def test_a_wrong_list_names_file_and_record(tmp_path, content, words):

@@ -107,6 +107,8 @@ def iter_array(path: str | os.PathLike[str]) -> Iterator[Any]:
                     end = _blank(buffer, end)
                     if buffer[end : end + 1] not in (",", "]"):  # a number may go on in the next piece
                         raise json.JSONDecodeError("Expecting ',' or ']'", buffer, end)
+                except RecursionError as error:
+                    raise DataError(f"{path}: record {number} is nested too deeply to be read.") from error
                 except json.JSONDecodeError as error:
                     more = handle.read(_CHUNK)
                     if not more:
@@ -116,13 +118,17 @@ def iter_array(path: str | os.PathLike[str]) -> Iterator[Any]:
                 yield element
                 number += 1
                 if buffer[end : end + 1] == "]":
-                    return
+                    start = end
+                    break
                 start = _blank(buffer, end + 1)
                 if start >= len(buffer):
                     buffer, start = handle.read(_CHUNK), 0
                     start = _blank(buffer, 0)
                 if start > _CHUNK:  # drop what was read, now and then
                     buffer, start = buffer[start:], 0
+            rest = (buffer[start + 1 :] + handle.read(_CHUNK)).strip()
+            if rest:
+                raise DataError(f"{path}: after the array of {number} products stands more: {rest[:20]!r}.")
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not valid UTF-8 ({error}).") from error
 

@@ -274,6 +274,13 @@ def test_wrong_arguments_name_the_nearest_right_one():
         icto_gym.tasks("icto/WebShop-v0", split="tset")
 
 
+def test_data_without_a_goal_say_so(tmp_path):
+    for name, content in (("items_shuffle", "[]"), ("items_ins_v2", "{}"), ("items_human_ins", "{}")):
+        (tmp_path / f"{name}.json").write_text(content)
+    with pytest.raises(InvalidTask, match="no task in icto/WebShop-v0's data"):
+        WebShopEnv(data=str(tmp_path)).reset()
+
+
 # ---- tasks -------------------------------------------------------------------------------------------
 def test_mini_tasks_are_disjoint_named_and_stable():
     lists = {split: icto_gym.tasks("icto/WebShop-v0", split=split) for split in ("train", "dev", "test", "ood")}
@@ -330,7 +337,7 @@ def test_the_originals_files_have_its_splits_and_order(webshop_recordings):
     env = gym.make("icto/WebShop-v0", data=folder)
     assert env.reset(seed=0)[1]["split"] == "test"  # 193 goals: no train split, so any task may be drawn
     assert env.reset(options={"index": 150})[1]["task_id"] == "webshop/150"
-    with pytest.raises(InvalidTask, match="empty"):
+    with pytest.raises(InvalidTask, match="no task in the list 'train'"):
         env.reset(options={"split": "train"})
 
 

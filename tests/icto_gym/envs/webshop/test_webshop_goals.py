@@ -146,8 +146,15 @@ def test_arrays_are_read_piece_by_piece(tmp_path, monkeypatch):
         path = tmp_path / "array.json"
         path.write_text(json.dumps(records, indent=indent, ensure_ascii=False), encoding="utf-8")
         assert list(iter_array(path)) == records
-    path.write_text("[]")
+    path.write_text("[]\n ")
     assert list(iter_array(path)) == []
+    for more in ('{"b": 2}', "[]", "x" * 50):
+        path.write_text('[{"a": 1}]\n' + more)
+        with pytest.raises(DataError, match="after the array of 1 products stands more"):
+            list(iter_array(path))
+    path.write_text('[{"a": 1}, ' + "[" * 200_000)
+    with pytest.raises(DataError, match="record 1 is nested too deeply"):
+        list(iter_array(path))
     path.write_text('{"a": 1}')
     with pytest.raises(DataError, match="expected a JSON array"):
         list(iter_array(path))
