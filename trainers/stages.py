@@ -30,7 +30,7 @@ from trainers.feedback import (
     score_all,
 )
 from trainers.models.config import ModelConfig
-from trainers.pairing import PairingConfig, build_pairs
+from trainers.pairing import PairingConfig, make_pairing
 from trainers.policies import Policy, make_policy
 from trainers.records import PreferencePair, StepRewards, Verdict, read_records, write_records
 from trainers.rollout import RolloutConfig
@@ -217,7 +217,7 @@ def pair(
     """Set failures against successes of the same task; ``<out>`` may come out empty."""
 
     def work() -> dict[str, Any]:
-        result = build_pairs(
+        result = make_pairing(config)(
             TrajectoryStore(trajectories),
             None if verdicts is None else read_records(verdicts, Verdict),
             None if step_rewards is None else read_records(step_rewards, StepRewards),

@@ -10,10 +10,10 @@ from icto_gym.errors import ConfigError
 from trainers import stages
 from trainers.diagnostics import iteration_facts
 from trainers.evaluation.evaluate import EvaluationConfig, ProbeConfig
-from trainers.feedback import JudgeConfig, StepRewardConfig
+from trainers.feedback import JudgeConfig, StepRewardConfig, make_judge, make_step_rewarder
 from trainers.methods.common import check_splits, checkpoint_of, evaluate_splits, seeded
 from trainers.models.config import ModelConfig
-from trainers.pairing import PairingConfig
+from trainers.pairing import PairingConfig, make_pairing
 from trainers.policies.base import derive_seed
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
@@ -72,6 +72,7 @@ def run_icto(config: ICTOConfig, run: Run) -> Path | None:
     config = seeded(config)
     check_splits(config)
     _check_levels(config)
+    _check_plug_ins(config)
     demonstrations = stages.demonstrate(run, run.path("demonstrations.jsonl"), config.demonstrations, config.rollout)
     policy: Start = config.model
     results = {"base": policy} if config.evaluation.base else {}
@@ -91,9 +92,18 @@ def run_icto(config: ICTOConfig, run: Run) -> Path | None:
 def _check_levels(config: ICTOConfig) -> None:
     """Pairs cut for one level and trained at another are legal (an ablation), but rarely meant."""
     granularity, objective = config.pairing.granularity, config.dpo.objective
-    same = granularity == objective or (granularity, objective) == ("trajectory", "log_ratio")
+    same = ":" in granularity or granularity == objective or (granularity, objective) == ("trajectory", "log_ratio")
     if config.contrast and not same:
         logger.warning("pairing.granularity is %r and dpo.objective is %r; is that meant?", granularity, objective)
+
+
+def _check_plug_ins(config: ICTOConfig) -> None:
+    """Load what is named by a dotted path, so that a wrong one is found before training."""
+    make_pairing(config.pairing)
+    if ":" in config.judge.judge and not config.judge.judge.startswith("endpoint:"):
+        make_judge(config.judge)
+    if ":" in config.step_rewards.source:
+        make_step_rewarder(config.step_rewards)
 
 
 def _iterate(config: ICTOConfig, run: Run, number: int, policy: Start, demonstrations: Path) -> Start:

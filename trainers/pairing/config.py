@@ -16,7 +16,8 @@ class PairingConfig:
 
     granularity: str = "trajectory"
     """`trajectory`: one contrast over everything from the first difference on; `step`: message t against
-    message t with weights from R_t (Eq. 2), cut where the weights end; `mixed`: both kinds of every contrast."""
+    message t with weights from R_t (Eq. 2), cut where the weights end; `mixed`: both kinds of every contrast;
+    `my_package.module:my_pairing`: a function called like `trainers.pairing.build_pairs`, which makes the pairs."""
     success_threshold: float | None = 1.0
     """A score from here on is a success, below it a failure. None: no threshold, any better episode
     against any worse one (the expert may then lose)."""
@@ -55,7 +56,8 @@ class PairingConfig:
     """Drives which pairs are left out by the two limits above."""
 
     def __post_init__(self) -> None:
-        check_name(self.granularity, GRANULARITY_CHOICES, "pairing granularity")
+        if ":" not in self.granularity:
+            check_name(self.granularity, GRANULARITY_CHOICES, "pairing granularity")
         check_name(self.rejected_verdict, REJECTED_CHOICES, "pairing rejected_verdict")
         for name in ("max_pairs_per_task", "max_pairs_per_failure"):
             _at_least(name, getattr(self, name), 1)

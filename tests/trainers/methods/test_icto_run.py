@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from icto_gym.errors import InvalidTask
+from icto_gym.errors import ConfigError, InvalidTask
 from icto_gym.files import read_json
 from icto_gym.store import TrajectoryStore
 from trainers.config import from_mapping, merged
@@ -128,6 +128,20 @@ def test_an_iteration_without_pairs_leaves_the_policy_as_it_is(tmp_path, caplog)
 def test_a_wrong_split_is_found_before_any_work(tmp_path):
     with pytest.raises(InvalidTask, match="'tset'"):
         icto(tmp_path, evaluation={"final_splits": ["tset"]})
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pairing": {"granularity": "no_such_module:mine"}},
+        {"judge": {"judge": "no_such_module:Mine"}},
+        {"step_rewards": {"source": "no_such_module:Mine"}},
+    ],
+)
+def test_a_wrong_plug_in_is_found_before_any_work(tmp_path, wrong):
+    with pytest.raises(ConfigError, match="no_such_module"):
+        icto(tmp_path, **wrong)
     assert not (tmp_path / "demonstrations.jsonl").exists()
 
 

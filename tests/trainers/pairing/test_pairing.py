@@ -17,6 +17,7 @@ from trainers.pairing import (
     contrast,
     cumulative_contrast,
     divergence,
+    make_pairing,
     step_pair,
     trajectory_pair,
     weights_from_contrast,
@@ -299,3 +300,32 @@ def test_whatever_was_played_pairs_share_their_task_and_the_better_side_is_chose
         assert pair.margin == pytest.approx(good.score - bad.score) and pair.margin > 0
     outcomes = ("tasks paired", "ties", "without a success", "without a failure", "without a usable contrast")
     assert sum(result.counts.get(name, 0) for name in outcomes) == result.counts["tasks"]
+
+
+def test_a_pairing_of_ones_own_plugs_in_by_its_dotted_path(tmp_path, monkeypatch):
+    (tmp_path / "own_pairing.py").write_text(
+        "from trainers.pairing import PairingConfig, build_pairs\n"
+        "def steps(trajectories, verdicts=None, step_rewards=None, config=None, *, expert=()):\n"
+        "    return build_pairs(trajectories, verdicts, step_rewards, PairingConfig('step'), expert=expert)\n"
+        "def bare(*episodes, **others):\n"
+        "    return list(steps(*episodes, **others).pairs)\n"
+        "def wrong(*episodes, **others):\n"
+        "    return ['pair']\n"
+        "nothing = 5\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("steps", "bare"):
+        config = PairingConfig(granularity=f"own_pairing:{name}")
+        result = make_pairing(config)([LOST], None, None, config, expert=iter([EXPERT]))
+        assert [pair.granularity for pair in result.pairs] == ["step"]
+        assert result.counts["pairs"] == result.counts["expert chosen"] == result.balance.expert_chosen == 1
+    assert make_pairing(PairingConfig()) is build_pairs
+    with pytest.raises(ConfigError, match="own_pairing:wrong' gave a str"):
+        make_pairing(PairingConfig(granularity="own_pairing:wrong"))([LOST])
+    for path, words in (
+        ("own_pairing:nothing", "of type int"),
+        ("own_pairing:x", "could not be loaded"),
+        (":", "loaded"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            make_pairing(PairingConfig(granularity=path))
