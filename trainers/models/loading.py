@@ -138,7 +138,7 @@ def _load_base(config: ModelConfig) -> tuple[Any, Any]:
         with smollm2.without_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a folder that holds something else
         raise ConfigError(
             f"The model {config.name!r} could not be loaded ({str(error).splitlines()[0]}). Built in: "
             f"{smollm2.NAME!r}, {tiny.NAME!r}; else give a folder or a name of the Hugging Face hub."

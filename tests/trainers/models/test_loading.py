@@ -112,6 +112,12 @@ def test_an_unknown_model_names_the_built_in_ones(monkeypatch):
         load_model("./no-such-folder/model")
 
 
+def test_a_folder_that_holds_something_else_is_no_model(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a model")
+    with pytest.raises(ConfigError, match=f"{tmp_path.name}' could not be loaded"):
+        load_model(tmp_path)
+
+
 def test_quantised_weights_without_an_adapter_cannot_be_trained():
     with pytest.raises(ConfigError, match=r"model\.lora"):
         load_model(ModelConfig(name="tiny-random", quantization="nf4", lora=None), trainable=True)
