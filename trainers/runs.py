@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from icto_gym.errors import ConfigError, IctoError
+from icto_gym.errors import ConfigError, DataError, IctoError
 from icto_gym.files import read_json, write_json
 from trainers.config import config_difference, read_yaml, save_config, to_mapping
 
@@ -156,7 +156,16 @@ class Run:
         whole = data.rfind(b"\n") + 1
         if whole < len(data) and self._lock is not None:
             os.truncate(path, whole)
-        return [json.loads(line) for line in data[:whole].splitlines()]
+        return [self._metrics_line(number, line) for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1)]
+
+    def _metrics_line(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{self.folder / METRICS} line {number}: not valid JSON ({error}).") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{self.folder / METRICS} line {number}: expected an object, found {line[:60]!r}.")
+        return values
 
     def forget_metrics(self, stage: str) -> None:
         """Drop the lines of a stage that is about to start anew with other inputs."""

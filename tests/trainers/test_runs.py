@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from icto_gym.errors import ConfigError
+from icto_gym.errors import ConfigError, DataError
 from trainers.runs import Run, RunError, digest
 
 
@@ -133,6 +133,13 @@ def test_a_step_is_logged_once_even_after_a_resume(tmp_path):
             ("sft", 1), ("sft", 2), ("sft", 3), ("sft", 4), ("dpo", 3),
         ]  # fmt: skip
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("wrong", ["not json", "[1]", ""])
+def test_a_broken_line_of_metrics_is_named(tmp_path, wrong):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"stage": "sft", "step": 1}}\n{wrong}\n{{"stage": "sft", "step": 2}}\n')
+    with Run(tmp_path) as run, pytest.raises(DataError, match=r"metrics\.jsonl line 2"):
+        run.log_metrics("sft", 3, {})
 
 
 HOLD = """
