@@ -15,7 +15,7 @@ import gymnasium as gym
 
 from icto_gym.errors import BackendError, ConfigError, InvalidTask, check_name
 from icto_gym.spaces import FreeText
-from icto_gym.tasks import Manifest, Task
+from icto_gym.tasks import Manifest, Task, check_split
 
 RESET_OPTIONS = ("task_id", "split", "index")
 
@@ -131,6 +131,7 @@ class TextEnv(gym.Env[str, str]):
         self.action_space = FreeText()
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             check_name(render_mode, self.metadata["render_modes"], "render mode")
+        check_split(split)
         self.render_mode = render_mode
         self.split = split
         self.expert = expert
@@ -263,9 +264,7 @@ class TextEnv(gym.Env[str, str]):
             )
         for name in options:
             check_name(name, RESET_OPTIONS, "reset option")
-        split = options.get("split")
-        if split is not None and not isinstance(split, str):
-            raise ConfigError(f"The reset option 'split' is {split!r:.80}; give the name of a split as text, or None.")
+        check_split(options.get("split"))
         if "task_id" in options:
             if "index" in options:
                 raise ConfigError("Give reset either 'task_id' or 'index', not both.")

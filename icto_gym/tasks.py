@@ -7,6 +7,7 @@ import importlib
 import itertools
 import logging
 import operator
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,16 @@ def content_digest(*parts: str) -> str:
         data = part.encode("utf-8", "surrogatepass")
         state.update(len(data).to_bytes(8, "little") + data)
     return state.hexdigest()
+
+
+def check_split(split: Any) -> None:
+    """Refuse what is no name of a split or list: a text, a path, or None for all tasks.
+
+    Raises:
+        InvalidTask: showing the value.
+    """
+    if split is not None and not isinstance(split, (str, os.PathLike)):
+        raise InvalidTask(f"The split is {split!r:.80}; give its name as text, the path of a JSON list, or None.")
 
 
 def is_list_path(name: str | None) -> bool:
@@ -213,6 +224,7 @@ def tasks(env_id: str, split: str | None = None, **kwargs: Any) -> Manifest:
     """
     known = [name for name in gym.registry if name.startswith("icto/")]
     check_name(env_id, known, "environment", InvalidTask)
+    check_split(split)
     entry_point = gym.registry[env_id].entry_point
     module, _, name = str(entry_point).partition(":")
     env_class = getattr(importlib.import_module(module), name)

@@ -79,8 +79,10 @@ def test_wrong_options_are_refused_with_the_nearest_name():
         env.reset(options={"index": 1, "task_id": "scripted/train/01"})
     with pytest.raises(icto_gym.ConfigError, match="int 3"):
         env.reset() and env.step(3)
-    with pytest.raises(icto_gym.ConfigError, match=r"'split' is \['test'\]"):
-        env.reset(options={"split": ["test"]})
+    for wrong in (lambda: env.reset(options={"split": ["test"]}), lambda: ScriptedEnv(split=["test"]),
+                  lambda: icto_gym.tasks("icto/WebShop-v0", split=["test"])):  # fmt: skip
+        with pytest.raises(icto_gym.InvalidTask, match=r"split is \['test'\]"):
+            wrong()
     with pytest.raises(icto_gym.ConfigError, match=r"options of reset are \['task_id'\]"):
         env.reset(options=["task_id"])
 

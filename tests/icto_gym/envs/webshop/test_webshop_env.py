@@ -310,6 +310,7 @@ def test_a_list_file_groups_tasks_anew(tmp_path):
     env = WebShopEnv(split=str(path))
     assert {env.reset(seed=seed)[1]["task_id"] for seed in range(12)} == set(json.loads(path.read_text()))
     assert [task.split for task in env.manifest(str(path))] == ["test", "train"]
+    assert env.reset(options={"split": path, "index": 1})[1]["task_id"] == "webshop-mini/train/0001"
 
 
 def test_synthetic_goals_of_the_built_in_data_have_ids_of_their_own():
