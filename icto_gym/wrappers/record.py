@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from icto_gym.errors import ConfigError
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Step, Trajectory
 
@@ -42,9 +43,11 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         self._open = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start an episode; the option ``attempt`` numbers it (default: counted on per task)."""
+        """Start an episode; the option ``attempt`` numbers it (default: the next number of this task and policy)."""
         options = dict(options or {})
         attempt = options.pop("attempt", None)
+        if attempt is not None and (isinstance(attempt, bool) or not isinstance(attempt, int) or attempt < 0):
+            raise ConfigError(f"The reset option 'attempt' is {attempt!r:.80}; give a whole number from 0.")
         observation, info = self.env.reset(seed=seed, options=options)
         self._seed, self._attempt = seed or 0, attempt
         self._info, self._observation = info, observation
@@ -69,7 +72,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
 
     def _finish(self, info: dict[str, Any], terminated: bool, truncated: bool) -> None:
         task_id = info["task_id"]
-        attempt = self._attempt if self._attempt is not None else self._next_attempt(task_id)
+        attempt = self._number(task_id)
         named = getattr(self.unwrapped, "recorded_info", ())
         extra = {**{key: info[key] for key in named}, **self.extra}
         self.last_trajectory = Trajectory(
@@ -92,14 +95,21 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         if self.store is not None:
             self.store.append(self.last_trajectory)
 
-    def _next_attempt(self, task_id: str) -> int:
+    def _number(self, task_id: str) -> int:
+        """The attempt the caller named, or the first number above all that the store has for this task and policy."""
         if self._attempts is None:
-            stored = () if self.store is None else self.store
-            mine = (trajectory for trajectory in stored if trajectory.policy == self.policy)
-            self._attempts = Counter(trajectory.task_id for trajectory in mine)
-        number = self._attempts[task_id]
-        self._attempts[task_id] += 1
-        return number
+            self._attempts = Counter()
+            for trajectory in () if self.store is None else self.store:
+                if trajectory.policy == self.policy:
+                    self._count(trajectory.task_id, trajectory.trajectory_id.rpartition("#")[2])
+        attempt = self._attempts[task_id] if self._attempt is None else self._attempt
+        self._count(task_id, str(attempt))
+        return attempt
+
+    def _count(self, task_id: str, attempt: str) -> None:
+        assert self._attempts is not None
+        taken = int(attempt) + 1 if attempt.isdecimal() else 0  # an id of another making has no number
+        self._attempts[task_id] = max(self._attempts[task_id], taken)
 
     def _env_id(self) -> str:
         return self.env.spec.id if self.env.spec is not None else type(self.unwrapped).__name__

@@ -3,7 +3,7 @@
 import gymnasium as gym
 import pytest
 
-from icto_gym import TrajectoryStore
+from icto_gym import ConfigError, TrajectoryStore
 from icto_gym.dialogue import trajectory_messages
 from icto_gym.testing import ScriptedEnv
 from icto_gym.wrappers import ReAct, RecordTrajectory
@@ -48,6 +48,23 @@ def test_an_abandoned_episode_is_not_written(tmp_path):
     env.reset(seed=3)
     env.close()
     assert len(store) == 0
+
+
+def test_attempts_named_and_counted_never_share_an_id(tmp_path):
+    store = TrajectoryStore(tmp_path / "t.jsonl")
+
+    def episode(env, **options):
+        env.reset(options={"task_id": "scripted/train/03", **options})
+        env.step("Action: take apple from bowl 1"), env.step("Action: take pear from bowl 2")
+        return env.last_trajectory.trajectory_id.rpartition("#")[2]
+
+    env = RecordTrajectory(ReAct(gym.make("Scripted-v0", max_episode_steps=1)), store)
+    assert [episode(env), episode(env, attempt=4), episode(env), episode(env, attempt=2)] == ["0", "4", "5", "2"]
+    again = RecordTrajectory(ReAct(gym.make("Scripted-v0", max_episode_steps=1)), store)
+    assert episode(again) == "6" and len(store.ids()) == 5
+    for wrong in ("x", -1, 1.0):
+        with pytest.raises(ConfigError, match="'attempt' is"):
+            episode(env, attempt=wrong)
 
 
 def test_a_full_disk_ends_the_last_step_with_a_clear_error_and_loses_no_episode():
