@@ -331,7 +331,8 @@ def train_reward(
         episodes = [item for item in _read_all(trajectories) if item.trajectory_id in wanted and item.steps]
         if not episodes:
             raise DataError(f"{', '.join(map(str, trajectories))}: no whole episode, so there is nothing to fit.")
-        train(episodes, wanted, start, config, out, log=run.metric_logger(_name(run, out)))
+        log = run.metric_logger(_name(run, out))
+        train(episodes, wanted, start, config, out, log=log, targets_name=targets.targets)
         return {"trajectories": len(episodes)}
 
     inputs = {"trajectories": trajectories, "targets": targets, "start": start, "config": config}

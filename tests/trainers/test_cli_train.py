@@ -68,6 +68,17 @@ def test_a_reward_model_scores_steps(files):
     assert len(read_records(out, StepRewards)) == 8
 
 
+def test_a_reward_model_is_not_read_as_what_it_was_not_fitted_to(files, capsys):
+    played, out = str(files / "played.jsonl"), files / "literal"
+    words = [played, *MODEL, "--epochs", "1", "--targets.targets", "recorded", "--out", str(out)]
+    assert main(["train", "reward", *words]) == 0
+    model = ["--source", "learned", "--model", str(out / "checkpoint")]
+    assert main(["score", played, *model, "--out", str(files / "misread.jsonl")]) == 2
+    assert "was fitted to 'recorded' targets" in capsys.readouterr().err
+    assert main(["score", played, *model, "--targets", "recorded", "--out", str(files / "literal.jsonl")]) == 0
+    assert {item.source for item in read_records(files / "literal.jsonl", StepRewards)} == {"learned:literal"}
+
+
 def test_no_pairs_is_a_clear_failure(files, capsys):
     empty = files / "empty.jsonl"
     empty.write_text("")

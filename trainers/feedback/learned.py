@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Trajectory
 from trainers.records import StepRewards
 
@@ -33,9 +34,17 @@ class LearnedStepRewards:
 
     @classmethod
     def load(cls, path: Path | str, *, literal: bool = False) -> LearnedStepRewards:
-        """Load a trained reward model (this imports torch)."""
+        """Load a trained reward model (this imports torch).
+
+        Raises:
+            ConfigError: it was fitted to the other kind of target, so its values would be misread.
+        """
+        from trainers.models.loading import read_checkpoint
         from trainers.models.reward_model import RewardModel
 
+        fitted, wanted = read_checkpoint(path).get("targets"), "recorded" if literal else "return_to_go"
+        if fitted not in (None, wanted):
+            raise ConfigError(f"{path} was fitted to {fitted!r} targets, not to {wanted!r}; set targets to {fitted!r}.")
         return cls(RewardModel.load(path), literal=literal)
 
     def score_steps(self, trajectory: Trajectory) -> StepRewards:

@@ -38,6 +38,7 @@ def train_reward(
     out: Path,
     *,
     log: Log | None = None,
+    targets_name: str | None = None,
 ) -> Path:
     """Fit R_φ to targets by mean squared error; resumes where a killed call stopped.
 
@@ -49,6 +50,7 @@ def train_reward(
         out: folder of this training.
         log: gets one record per optimiser step; the first (step 0) and the last carry ``holdout/mse`` and
             ``holdout/baseline_mse`` (always predicting the mean), over trajectories that are not trained on.
+        targets_name: what the targets are, for the checkpoint's record: its values mean nothing without it.
 
     Returns:
         The checkpoint folder ``out/checkpoint``, for `trainers.models.reward_model.RewardModel.load`.
@@ -77,7 +79,7 @@ def train_reward(
         value_loss,
         config,
         out,
-        save=lambda folder, more: _save(folder, model, {**facts, **more}),
+        save=lambda folder, more: _save(folder, model, {**facts, "targets": targets_name, **more}),
         log=log,
         finish=lambda: plan.holdout_error(model),
     )
