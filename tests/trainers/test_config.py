@@ -10,8 +10,18 @@ from typing import Any, Literal
 import pytest
 
 from icto_gym.errors import ConfigError
-from trainers.config import config_difference, from_mapping, load_config, merged, parse_flags, save_config, to_mapping
+from trainers.config import (
+    config_difference,
+    from_mapping,
+    load_config,
+    merged,
+    parse_flags,
+    read_yaml,
+    save_config,
+    to_mapping,
+)
 from trainers.presets import preset_names, preset_path
+from trainers.training.config import DPOConfig
 
 EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/configs/*.yaml"))
 
@@ -186,3 +196,17 @@ def test_a_file_builds_on_the_preset_it_names(tmp_path):
     config = load_config(ICTOConfig, write(tmp_path, "preset: paper-llama2-7b\nsft: {epochs: 3}\n"))
     assert (config.sft.epochs, config.sft.batch_size, config.sft.learning_rate) == (3.0, 64, 5e-5)
     assert config.model.lora is None
+
+
+def test_a_number_without_end_and_a_key_that_stands_twice_are_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    for text, words in (
+        ("learning_rate: .inf", "learning_rate is inf"),
+        ("learning_rate: .nan", "learning_rate is nan"),
+        ("beta: 0.1\nepochs: 1\nbeta: 0.2", r"c\.yaml: not valid YAML \(the key 'beta' stands here a second time"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            load_config(DPOConfig, path)
+    path.write_text("a: &a {beta: 0.2}\nb: {<<: *a, beta: 0.3}\nc: *a\n")  # merging is no repetition
+    assert read_yaml(path) == {"a": {"beta": 0.2}, "b": {"beta": 0.3}, "c": {"beta": 0.2}}
