@@ -160,7 +160,7 @@ def _check_appended(before: str, text: str, messages: Sequence[Message], number:
 
 def _end_of_reply(whole: str, start: int, message: Message, number: int, specials: Sequence[str]) -> int:
     """Where the token ends that closes the reply which begins at ``start``."""
-    content = _encodable(message.content).strip()
+    content = _encodable(message.content, specials).strip()
     found = whole.find(content, start)
     if found < 0 or whole[start:found].strip():
         raise TokenizationError(
@@ -178,7 +178,8 @@ def _end_of_reply(whole: str, start: int, message: Message, number: int, special
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], *, prompt: bool = False) -> str:
-    conversation = [{"role": message.role, "content": _encodable(message.content)} for message in messages]
+    specials = _special_texts(tokenizer)
+    conversation = [{"role": message.role, "content": _encodable(message.content, specials)} for message in messages]
     try:
         return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # templates raise their own errors for roles they do not know
@@ -208,10 +209,14 @@ def _special_texts(tokenizer: Any) -> list[str]:
     return sorted(texts | set(tokenizer.all_special_tokens))
 
 
-def _encodable(text: str) -> str:
-    """Lone surrogates have no UTF-8 form; they become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _encodable(text: str, specials: Sequence[str]) -> str:
+    """What the tokenizer may read of a message.
 
-
-def _name(number: int, message: Message) -> str:
-    return f"Message {number} ({message.role}: {message.content[:40]!r})"
+    Lone surrogates have no UTF-8 form; they become question marks. A special token written out in a message, such as
+    a page that says ``<|im_end|>``, is broken by a blank: what a page says must never end or begin a turn.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    for special in specials:
+        if len(special) > 1 and special in text:
+            text = text.replace(special, f"{special[0]} {special[1:]}")
+    return text
