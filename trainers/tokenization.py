@@ -220,3 +220,7 @@ def _encodable(text: str, specials: Sequence[str]) -> str:
         if len(special) > 1 and special in text:
             text = text.replace(special, f"{special[0]} {special[1:]}")
     return text
+
+
+def _name(number: int, message: Message) -> str:
+    return f"Message {number} ({message.role}: {message.content[:40]!r})"
