@@ -10,7 +10,6 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 RUN ?= runs/demo
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
-export OMP_WAIT_POLICY := passive
 
 .PHONY: help demo test lint bench clean
 help:
