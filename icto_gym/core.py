@@ -120,6 +120,8 @@ class TextEnv(gym.Env[str, str]):
     """How to act: the benchmark's grammar and the expected format."""
     recorded_info: ClassVar[tuple[str, ...]] = ()
     """Info keys of the benchmark's own (JSON values) whose last value a trajectory keeps."""
+    lists_after_end: ClassVar[bool] = False
+    """The benchmark goes on listing commands when the task has ended (none of them does anything here)."""
 
     def __init__(self, *, split: str | None = "train", expert: bool = False, render_mode: str | None = None) -> None:
         """Args:
@@ -288,7 +290,7 @@ class TextEnv(gym.Env[str, str]):
             "split": task.split,
             "system_prompt": self.system_prompt,
             "instruction": self._instruction(),
-            "admissible_actions": [] if now.terminated else self._admissible(),
+            "admissible_actions": self._admissible() if self._lists() else [],
             **self._expert_step(),
             "valid_action": now.valid,
             "score": now.score,
@@ -297,6 +299,10 @@ class TextEnv(gym.Env[str, str]):
             "error": now.error,
             **now.extra,
         }
+
+    def _lists(self) -> bool:
+        now = self._outcome
+        return not now.terminated or (self.lists_after_end and now.error is None)
 
     def _expert_step(self) -> dict[str, str | None]:
         actions = self.expert_actions() if self.expert and not self._outcome.terminated else None

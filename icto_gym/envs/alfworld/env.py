@@ -60,6 +60,8 @@ class ALFWorldEnv(TextEnv):
     of another shape and for games whose rules only TextWorld knows).
     """
 
+    lists_after_end = True  # as TextWorld does, whose last list belongs to its last answer
+
     def __init__(
         self,
         *,
