@@ -34,6 +34,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("trainers.cli.learn:run", "a whole method, such as icto or bc: all of the above in turn"),
     "evaluate": ("trainers.cli.files:evaluate", "policy x split -> metrics.json, with intervals"),
     "report": ("trainers.cli.learn:report", "run folders -> one HTML page"),
+    "import": ("trainers.cli.exchange:import_", "records of ETO, AgentGym, TRL or datasets -> trajectories or pairs"),
+    "export": ("trainers.cli.exchange:export", "trajectories or pairs -> TRL, ShareGPT, Parquet or Minari"),
     "doctor": ("trainers.cli.look:doctor", "what is installed and what this machine can do"),
 }
 

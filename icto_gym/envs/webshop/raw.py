@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,11 +10,10 @@ from typing import Any
 
 from icto_gym.envs.webshop.catalog import Catalog, build_catalog
 from icto_gym.errors import ConfigError, DataError, check_name
-from icto_gym.files import read_json
+from icto_gym.files import iter_json_array, read_json
 
 MINI = "mini"
 GOALS = ("human", "synthetic")
-_CHUNK = 1 << 22
 
 
 def load_catalog(data: str, goals: str = "human", num_products: int | None = None, catalog_seed: int = 0) -> Catalog:
@@ -93,48 +91,4 @@ def iter_array(path: str | os.PathLike[str]) -> Iterator[Any]:
     Raises:
         DataError: naming the file and the number of the record that cannot be read.
     """
-    decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8") as handle:
-        try:
-            buffer = handle.read(_CHUNK)
-            start = _blank(buffer, 0)
-            if buffer[start : start + 1] != "[":
-                raise DataError(f"{path}: expected a JSON array of products, found {buffer[start : start + 20]!r}.")
-            start, number = _blank(buffer, start + 1), 0
-            while buffer[start : start + 1] != "]":
-                try:
-                    element, end = decoder.raw_decode(buffer, start)
-                    end = _blank(buffer, end)
-                    if buffer[end : end + 1] not in (",", "]"):  # a number may go on in the next piece
-                        raise json.JSONDecodeError("Expecting ',' or ']'", buffer, end)
-                except RecursionError as error:
-                    raise DataError(f"{path}: record {number} is nested too deeply to be read.") from error
-                except json.JSONDecodeError as error:
-                    more = handle.read(_CHUNK)
-                    if not more:
-                        raise DataError(f"{path}: record {number} is not valid JSON ({error.msg}).") from error
-                    buffer, start = buffer[start:] + more, 0
-                    continue
-                yield element
-                number += 1
-                if buffer[end : end + 1] == "]":
-                    start = end
-                    break
-                start = _blank(buffer, end + 1)
-                if start >= len(buffer):
-                    buffer, start = handle.read(_CHUNK), 0
-                    start = _blank(buffer, 0)
-                if start > _CHUNK:  # drop what was read, now and then
-                    buffer, start = buffer[start:], 0
-            rest = (buffer[start + 1 :] + handle.read(_CHUNK)).strip()
-            if rest:
-                raise DataError(f"{path}: after the array of {number} products stands more: {rest[:20]!r}.")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not valid UTF-8 ({error}).") from error
-
-
-def _blank(text: str, start: int) -> int:
-    """The first place at or after ``start`` that is not white space."""
-    while start < len(text) and text[start] in " \t\r\n":
-        start += 1
-    return start
+    return iter_json_array(path, "products")

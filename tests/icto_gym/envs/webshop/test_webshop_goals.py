@@ -140,7 +140,7 @@ def test_bad_files_are_named(tmp_path):
 
 
 def test_arrays_are_read_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr("icto_gym.envs.webshop.raw._CHUNK", 7)
+    monkeypatch.setattr("icto_gym.files._CHUNK", 7)
     records = [{"a": "x" * n, "b": [n, None, "]"]} for n in range(30)] + [12345678901234, "text, with ] and é", -1.5]
     for indent in (None, 2):
         path = tmp_path / "array.json"

@@ -1,0 +1,180 @@
+"""Records laid out like those of ETO and AgentGym (see docs/data_formats.md for what they were checked against)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from icto_gym import TrajectoryStore
+from icto_gym.errors import ConfigError, DataError
+from trainers.exchange import ImportOptions, import_file
+from trainers.records import PreferencePair, read_records
+
+from .records import AGENTGYM, ETO_ALFWORLD, ETO_PAIR, ETO_WEBSHOP, turns
+
+WEBSHOP, ALFWORLD = ImportOptions(env_id="icto/WebShop-v0", policy="expert"), ImportOptions(env_id="icto/ALFWorld-v0")
+
+
+def imported(tmp_path, records, format_name="sharegpt", options=WEBSHOP, name="records.json"):
+    (tmp_path / name).write_text(json.dumps(records))
+    told = import_file(tmp_path / name, format_name, tmp_path / "out.jsonl", options)
+    return told, tmp_path / "out.jsonl"
+
+
+def test_eto_experts_keep_their_reward_task_and_words(tmp_path):
+    told, path = imported(tmp_path, [ETO_WEBSHOP, ETO_WEBSHOP])  # the published file repeats this very id
+    first, second = TrajectoryStore(path)
+    assert (first.trajectory_id, second.trajectory_id) == ("webshop/4116@expert#0", "webshop/4116@expert#1")
+    assert (first.score, first.success, first.episode_return) == (0.75, False, 0.75)
+    assert (first.instruction, first.actions) == ("i need a red hat", ("search[red hat]", "click[B0001]"))
+    assert first.steps[0].thought == "I should search."
+    assert first.extra["imported"]["record"] == {"id": 4116, "source": "human"}
+    assert "rewards of single steps" in first.extra["imported"]["unknown"]
+    assert told["notes"]["unknown: rewards of single steps"] == 2
+
+
+def test_records_without_a_reward_need_a_word_about_it(tmp_path):
+    with pytest.raises(DataError, match=r"records\.json record 1: there is neither score nor reward.*--score"):
+        imported(tmp_path, [ETO_ALFWORLD], options=ALFWORLD)
+    assert not (tmp_path / "out.jsonl").exists()
+    told, path = imported(tmp_path, [ETO_ALFWORLD], options=ImportOptions(env_id="icto/ALFWorld-v0", score=1.0))
+    (trajectory,) = TrajectoryStore(path)
+    assert told["notes"]["scores given by --score"] == 1
+    assert trajectory.task_id == (
+        "alfworld/train/pick_and_place_simple-Mug-None-Desk-307/trial_T20190907_072329_828593"
+    )
+    assert (trajectory.instruction, trajectory.success) == ("put a mug in desk", True)
+
+
+@pytest.mark.parametrize("grammar, action", [("move", "move mug 1 to desk 1"), ("put", "put mug 1 in/on desk 1")])
+def test_both_wordings_of_alfworld_are_written_on_request(tmp_path, grammar, action):
+    options = ImportOptions(env_id="icto/ALFWorld-v0", score=1.0, action_grammar=grammar)
+    _, path = imported(tmp_path, [ETO_ALFWORLD], options=options)
+    (trajectory,) = TrajectoryStore(path)
+    assert trajectory.actions == ("go to shelf 1", action)
+    assert trajectory.steps[1].response == f"Thought: And put it.\nAction: {action}"
+    assert trajectory.steps[1].observation == "On the shelf 1, you see a mug 1."
+
+
+def test_agentgym_records_are_read_with_their_own_ids_and_marks(tmp_path):
+    told, path = imported(tmp_path, [AGENTGYM], options=ImportOptions(env_id="icto/ALFWorld-v0", score=1.0))
+    (trajectory,) = TrajectoryStore(path)
+    assert trajectory.task_id.startswith("alfworld/train/pick_and_place_simple-Mug-None-Desk-307/trial_T2019")
+    assert trajectory.actions == ("go to shelf 1", "put mug 1 in/on desk 1")
+    assert [step.thought for step in trajectory.steps] == ["I need a mug.", ""]
+    assert trajectory.extra["imported"]["acknowledgement"].startswith("OK. I'll follow")
+    assert told["notes"]["acknowledgements other than OK (kept in extra)"] == 1
+    assert told["notes"]["observations without their label (they gain it)"] == 1
+
+
+def test_agentgym_play_has_rewards_on_its_own_scale(tmp_path):
+    played = {**AGENTGYM, "reward": 100.0, "success": 1}
+    with pytest.raises(DataError, match=r"more than 1.*--reward-scale"):
+        imported(tmp_path, [played], options=ALFWORLD)
+    options = ImportOptions(env_id="icto/ALFWorld-v0", reward_scale=100.0)
+    _, path = imported(tmp_path, [played], options=options)
+    assert [(item.score, item.success) for item in TrajectoryStore(path)] == [(1.0, True)]
+
+
+def test_eto_pairs_need_a_margin_and_keep_their_sides(tmp_path):
+    with pytest.raises(DataError, match=r"record 1: there is neither margin nor scores.*--margin"):
+        imported(tmp_path, [ETO_PAIR], "sharegpt-preference")
+    told, path = imported(
+        tmp_path, [ETO_PAIR], "sharegpt-preference", ImportOptions(env_id="icto/WebShop-v0", margin=1.0)
+    )
+    (pair,) = read_records(path, PreferencePair)
+    assert (pair.task_id, pair.margin, len(pair.chosen)) == ("webshop/4116", 1.0, 3)
+    assert told["notes"] == {"margins given by --margin": 1}
+
+
+def test_a_prompt_within_both_sides_is_found(tmp_path):
+    shared = [
+        {"role": "user", "content": "how"},
+        {"role": "assistant", "content": "OK"},
+        {"role": "user", "content": "t"},
+    ]
+    row = {side: [*shared, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    _, path = imported(tmp_path, [{"id": 1, **row}], "trl-preference", ImportOptions(margin=0.5))
+    (pair,) = read_records(path, PreferencePair)
+    assert [message.content for message in pair.prompt] == ["how", "OK", "t"]
+    assert pair.chosen[0].content == "chosen"
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"conversations": None}, "field conversations is missing"),
+        ({"conversations": "hello"}, "field conversations is 'hello'"),
+        ({"conversations": turns("how", "OK", "task")}, "holds no response"),
+        ({"conversations": turns("Who are you?", "I am Vicuna.")}, "--system-prompt"),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, r"conversations\[0\] has the role 'robot'"),
+        ({"conversations": [{"from": "human", "value": 3}]}, r"conversations\[0\] has the text 3"),
+        ({"reward": "high"}, "field reward is 'high', expected a number"),
+        ({"success": "maybe"}, "field success is 'maybe'"),
+        ({"step_rewards": [1.0]}, "field step_rewards.*expected 2 entries"),
+        ({"seed": "x"}, "field seed"),
+        ({"extra": "{"}, "field extra is no JSON"),
+    ],
+)
+def test_a_malformed_record_is_named_by_file_number_field_and_mend(tmp_path, change, says):
+    with pytest.raises(DataError, match=rf"records\.json record 2: .*{says}"):
+        imported(tmp_path, [ETO_WEBSHOP, {**ETO_WEBSHOP, **change}])
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_malformed_records_may_be_left_out_and_are_counted(tmp_path, caplog):
+    bad = {**ETO_WEBSHOP, "conversations": None}
+    told, _ = imported(
+        tmp_path, [bad, ETO_WEBSHOP], options=ImportOptions(env_id="icto/WebShop-v0", skip_malformed=True)
+    )
+    assert (told["read"], told["written"], told["malformed"]) == (2, 1, 1)
+    assert "record 1" in caplog.text
+    with pytest.raises(DataError, match="gave no record"):
+        imported(tmp_path, [bad], options=ImportOptions(env_id="icto/WebShop-v0", skip_malformed=True))
+
+
+@pytest.mark.parametrize("text", ["[1]", '[{"id": 1}', "{", "[NaN]", "[" * 5000, ""])
+def test_what_is_no_json_array_of_objects_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DataError, match=r"x\.json"):
+        import_file(tmp_path / "x.json", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_wrong_options_are_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "x.json").write_text("[]")
+    for options in (ImportOptions(score=2.0), ImportOptions(margin=0.0), ImportOptions(example_messages=3)):
+        with pytest.raises(ConfigError):
+            import_file(tmp_path / "x.json", "sharegpt", tmp_path / "out.jsonl", options)
+    with pytest.raises(ConfigError, match="Did you mean 'sharegpt'"):
+        import_file(tmp_path / "x.json", "sharegtp", tmp_path / "out.jsonl")
+    with pytest.raises(ConfigError, match="name of their own"):
+        import_file(tmp_path / "x.json", "sharegpt", tmp_path / "x.json")
+
+
+def test_a_template_names_tasks_from_the_records_own_fields(tmp_path):
+    _, path = imported(tmp_path, [ETO_WEBSHOP], options=ImportOptions(env_id="e", task_id="shop/{source}/{id}"))
+    assert [item.task_id for item in TrajectoryStore(path)] == ["shop/human/4116"]
+    with pytest.raises(DataError, match="the record's fields are id, source"):
+        imported(tmp_path, [ETO_WEBSHOP], options=ImportOptions(env_id="e", task_id="shop/{nr}"))
+    with pytest.raises(DataError, match="does not fit"):
+        imported(tmp_path, [ETO_WEBSHOP], options=ImportOptions(env_id="e", task_id="{id.__class__.x}"))
+
+
+def test_the_command_line_imports_and_exports(tmp_path):
+    (tmp_path / "eto.json").write_text(json.dumps([ETO_WEBSHOP]))
+    icto = [sys.executable, "-m", "trainers.cli"]
+    done = subprocess.run(
+        [*icto, "import", tmp_path / "eto.json", "--format", "sharegpt", "--env-id", "icto/WebShop-v0",
+         "--out", tmp_path / "t.jsonl"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["written"] == 1
+    done = subprocess.run(
+        [*icto, "export", tmp_path / "t.jsonl", "--format", "trl-sft", "--out", tmp_path / "s.jsonl"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == {"written": 1, "not_kept": {}}, done.stderr
+    done = subprocess.run([*icto, "import", "--help"], capture_output=True, text=True)
+    assert "alfworld_sft.json" in done.stdout and "trl-stepwise" in done.stdout

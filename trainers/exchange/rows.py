@@ -1,0 +1,144 @@
+"""Files of rows: JSON lines, JSON arrays, Parquet and folders of ``datasets``, read piece by piece, written whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from icto_gym.errors import ConfigError, DataError
+from icto_gym.errors import require as _require
+from icto_gym.files import atomic_open, iter_json_array
+
+READABLE = (".jsonl", ".json", ".parquet")
+_BATCH = 256
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a file, or of every file in a folder; the place reads ``"<file> record <n>"`` (from 1).
+
+    Raises:
+        ConfigError: no such file, or an ending that is not read.
+        DataError: naming the place of what is no record.
+    """
+    if not path.exists():
+        raise ConfigError(f"There is no file {path}.")
+    for number, row in enumerate(_folder(path) if path.is_dir() else _file(path), start=1):
+        place = f"{path} record {number}"
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: is {type(row).__name__} ({row!r:.60}), expected an object.")
+        yield place, row
+
+
+def _folder(path: Path) -> Iterator[Any]:
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        datasets = _require("datasets", extra="export")
+        found = datasets.load_from_disk(str(path))
+        parts = found.values() if isinstance(found, dict) else [found]
+        return (row for part in parts for row in part)
+    files = sorted(file for file in path.rglob("*") if file.suffix in READABLE and not file.name.startswith("."))
+    if not files:
+        raise ConfigError(f"The folder {path} holds no {', '.join(READABLE)} and no saved dataset.")
+    return (row for file in files for row in _file(file))
+
+
+def _file(path: Path) -> Iterator[Any]:
+    if path.suffix not in READABLE:
+        raise ConfigError(f"{path}: files ending in {', '.join(READABLE)} are read.")
+    readers = {".jsonl": _lines, ".json": iter_json_array, ".parquet": _parquet}
+    return readers[path.suffix](path)  # type: ignore[operator]
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line.decode("utf-8"), parse_constant=_refuse)
+            except (ValueError, RecursionError) as error:
+                torn = "" if line.endswith(b"\n") else " The file ends within this record; fetch or write it again."
+                raise DataError(f"{path} line {number}: not valid JSON ({error}).{torn}") from error
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    parquet = _require("pyarrow.parquet", extra="export")
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                yield from batch.to_pylist()
+    except (parquet.lib.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
+
+
+# ---- writing ----------------------------------------------------------------------------------
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:
+    """Write rows as the file's ending says; it appears under its name only when it is complete. Returns how many.
+
+    Args:
+        path: ends in .jsonl, .json or .parquet.
+        rows: each with exactly these columns.
+        columns: by name: ``"text"``, ``"texts"``, ``"messages"``, ``"turns"`` (from, value), ``"number"``,
+            ``"numbers"``, ``"whole"``, ``"bool"``, ``"bools"``, ``"wholes"`` or ``"steps"``.
+    """
+    check_writable(path)
+    if path.suffix == ".parquet":
+        return _write_parquet(path, rows, columns)
+    count = 0
+    with atomic_open(path) as handle:
+        array = path.suffix == ".json"
+        handle.write("[" if array else "")
+        for count, row in enumerate(rows, start=1):
+            text = json.dumps(row, ensure_ascii=True, allow_nan=False)  # ASCII: any text survives
+            handle.write(f"{',' if array and count > 1 else ''}\n{text}" if array else text + "\n")
+        handle.write("\n]\n" if array else "")
+    return count
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an ending that is not written."""
+    if path.suffix not in READABLE:
+        raise ConfigError(f"--out {path}: files ending in {', '.join(READABLE)} are written.")
+
+
+def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:
+    arrow, parquet = _require("pyarrow", extra="export"), _require("pyarrow.parquet", extra="export")
+    schema = arrow.schema([(name, _arrow_type(arrow, kind)) for name, kind in columns.items()])
+    count, batch = 0, []
+    with atomic_open(path, "wb") as handle, parquet.ParquetWriter(handle, schema) as writer:
+        for count, row in enumerate(rows, start=1):
+            try:
+                json.dumps(row, ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"Record {count} holds half of a surrogate pair ({error.object[error.start]!r}), which Parquet "
+                    "cannot store. Write .jsonl instead."
+                ) from error
+            batch.append(row)
+            if len(batch) == _BATCH:
+                writer.write_batch(arrow.RecordBatch.from_pylist(batch, schema))
+                batch = []
+        if batch:
+            writer.write_batch(arrow.RecordBatch.from_pylist(batch, schema))
+    return count
+
+
+def _arrow_type(arrow: Any, kind: str) -> Any:
+    text = arrow.string()
+    plain = {"text": text, "number": arrow.float64(), "whole": arrow.int64(), "bool": arrow.bool_()}
+    if kind in plain:
+        return plain[kind]
+    if kind in ("texts", "numbers", "wholes", "bools"):
+        return arrow.list_(plain[kind[:-1]])
+    inside = {
+        "messages": [("role", text), ("content", text)],
+        "turns": [("from", text), ("value", text)],
+        "steps": [(name, text) for name in ("observation", "response", "thought", "action")]
+        + [("reward", arrow.float64()), ("valid", arrow.bool_())],
+    }
+    return arrow.list_(arrow.struct(inside[kind]))
