@@ -20,6 +20,7 @@ from typing import Any
 from icto_gym.errors import ConfigError, DataError, IctoError
 from icto_gym.files import read_json, write_json
 from trainers.config import config_difference, read_yaml, save_config, to_mapping
+from trainers.trackers import Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Run:
         self.redo = redo
         self._lock: int | None = None
         self._logged: set[tuple[str, int]] | None = None
+        self._tracker: Tracker | None = None
+        self._tracker_name = "none"
 
     # ---- opening ------------------------------------------------------------------------------
     def __enter__(self) -> Run:
@@ -57,6 +60,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.track("none")
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -146,6 +150,16 @@ class Run:
         with open(self.folder / METRICS, "ab") as handle:
             handle.write(line.encode())
         self._logged.add((stage, step))
+        if self._tracker is not None:
+            self._tracker.show(json.loads(line))
+
+    def track(self, name: str) -> None:
+        """Show the metrics in a tracker too, those logged so far included; ``"none"`` ends that."""
+        if self._tracker is not None:
+            self._tracker.close()
+        self._tracker, self._tracker_name = None, "none"
+        if name != "none":
+            self._tracker, self._tracker_name = open_tracker(name, self.folder, self.metrics()), name
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; a torn last line is cut off the file."""
@@ -176,6 +190,7 @@ class Run:
             temporary = self.folder / (METRICS + ".tmp")
             temporary.write_text(text)
             os.replace(temporary, self.folder / METRICS)
+            self.track(self._tracker_name)
         self._logged = None
 
     def metric_logger(self, stage: str) -> Callable[[Mapping[str, Any]], None]:

@@ -20,6 +20,7 @@ from trainers.methods.common import seeded
 from trainers.models.config import ModelConfig
 from trainers.report import read_run, run_text, write_report
 from trainers.runs import Run
+from trainers.trackers import TrackerName
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ icto run icto --config examples/configs/demo.yaml --run runs/demo
 icto run icto --config smollm2-cpu --iterations 2 --dpo.beta 0.2 --run runs/beta02
 icto run icto --config smollm2-cpu --no-contrast --run runs/without-contrast
 icto run bc --config smollm2-cpu --run runs/bc
+icto run icto --config smollm2-cpu --tracker tensorboard --run runs/watched
 icto run my_package.my_module:run_mine --run runs/mine
 The same command continues a run that was interrupted, whatever interrupted it.
 """
@@ -152,6 +154,7 @@ def run(arguments: list[str]) -> None:
     with Run(command.run) as opened:
         settings = seeded(command.settings)
         opened.save_config(settings, method.name, force=command.force_config)
+        opened.track(command.tracker)
         checkpoint = method.run(settings, opened)
         logger.info("%s: finished; the last checkpoint is %s", command.run, checkpoint)
         page = write_report(opened.folder, opened.path("report.html"))
@@ -168,6 +171,11 @@ def _run_command(method: Method) -> type[Any]:
             ("run", Annotated[Path, words(help="The run's folder; an unfinished run in it is continued.")]),
             ("config", ConfigFile, None),
             ("force_config", Annotated[bool, words(help="Accept a config that differs from the folder's.")], False),
+            (
+                "tracker",
+                Annotated[TrackerName, words(help="Show the metrics there too; nothing is sent without it.")],
+                "none",
+            ),
             ("settings", *settings),
         ],
         frozen=True,
