@@ -122,6 +122,10 @@ class TextEnv(gym.Env[str, str]):
     """Info keys of the benchmark's own (JSON values) whose last value a trajectory keeps."""
     lists_after_end: ClassVar[bool] = False
     """The benchmark goes on listing commands when the task has ended (none of them does anything here)."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose version may change an episode: results cite them."""
+    program_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the constructor that name a program to run: never taken from a file unasked."""
 
     def __init__(self, *, split: str | None = "train", expert: bool = False, render_mode: str | None = None) -> None:
         """Args:
@@ -189,6 +193,10 @@ class TextEnv(gym.Env[str, str]):
 
     def optimal_actions(self) -> set[str] | None:
         """Commands that begin a shortest continuation to success, or None where unknown."""
+        return None
+
+    def progress(self) -> float | None:
+        """Share of the benchmark's sub-goals that stand fulfilled, in [0, 1]; None where it has none."""
         return None
 
     # ---- the Gymnasium interface ------------------------------------------------------------

@@ -118,7 +118,7 @@ class Episode:
             policy=self._policy.name,
             seed=self.job.seed,
             error=str(error),
-            extra=self._facts(),
+            extra={**(self._env.progress if info else {}), **self._facts()},
         )
         self._pool.give_back(self._env, sound=False)
 

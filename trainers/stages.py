@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from icto_gym.errors import DataError
 from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
-from trainers.evaluation.evaluate import ProbeConfig, chosen_manifest, evaluate_policy, greedy, make_probe, play_all
+from trainers.evaluation.evaluate import (
+    Decoding,
+    ProbeConfig,
+    chosen_manifest,
+    evaluate_policy,
+    greedy,
+    make_probe,
+    play_all,
+)
+from trainers.evaluation.metrics import Scoring
 from trainers.feedback import (
     JudgeConfig,
     StepRewardConfig,
@@ -29,18 +38,16 @@ from trainers.feedback import (
     reward_targets,
     score_all,
 )
-from trainers.models.config import ModelConfig
 from trainers.pairing import PairingConfig, make_pairing
-from trainers.policies import Policy, make_policy
+from trainers.policies import Policy
+from trainers.policies.players import ActingConfig, Player, Start, named_player, weights_digest
+from trainers.policies.players import model_player as model_player
 from trainers.records import PreferencePair, StepRewards, Verdict, read_records, write_records
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run, drop_drafts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
-
-Start = Path | ModelConfig
-"""What training starts from and acting uses: a checkpoint folder, or a model by its config."""
 
 
 @dataclass(frozen=True)
@@ -59,45 +66,6 @@ class DemonstrationConfig:
     """How often each."""
     min_score: float = 1.0
     """Only episodes with at least this score are kept."""
-
-
-@dataclass(frozen=True)
-class ActingConfig:
-    """How a language model writes its responses."""
-
-    max_new_tokens: int = 96
-    """Longest response, in tokens."""
-    batch_size: int = 32
-    """Conversations computed together."""
-
-
-@dataclass(frozen=True)
-class Player:
-    """Who plays, by a name for the record and a way to load it when there is something to play."""
-
-    name: str
-    source: Any
-    """What its play depends on, for the stage record: a checkpoint folder or a description."""
-    load: Callable[[], Policy] = field(compare=False)
-
-
-def model_player(start: Start, name: str, acting: ActingConfig) -> Player:
-    """A language model, from a checkpoint or by its config."""
-
-    def load() -> Policy:
-        from trainers.policies.hf import HFPolicy
-
-        return HFPolicy.load(start, name=name, **asdict(acting))  # type: ignore[arg-type]
-
-    return Player(name, start, load)
-
-
-def named_player(spec: str, options: Mapping[str, Any] | None = None) -> Player:
-    """Any policy by its one-line description, such as ``random`` or ``hf:runs/first/sft/checkpoint``."""
-    options = dict(options or {})
-    folder = Path(spec.partition(":")[2])
-    source = folder if spec.startswith("hf:") and folder.is_dir() else spec
-    return Player(str(options.get("name", spec)), [source, options], lambda: make_policy(spec, **options))
 
 
 # ---- play -------------------------------------------------------------------------------------
@@ -153,14 +121,26 @@ def demonstrate(run: Run, out: Path, config: DemonstrationConfig, environment: R
     return out
 
 
-def evaluate(run: Run, out: Path, player: Player, config: RolloutConfig, *, label: str) -> Path:
-    """Play a split greedily; ``out`` (a folder) gets trajectories.jsonl and metrics.json."""
+def evaluate(
+    run: Run,
+    out: Path,
+    player: Player,
+    config: RolloutConfig,
+    *,
+    label: str,
+    decode: Decoding | None = None,
+    scoring: Scoring | None = None,
+) -> Path:
+    """Play a split, greedily unless ``decode`` says otherwise, into the folder ``out``."""
+    asked = {"decode": decode, "scoring": scoring}
 
     def work() -> dict[str, Any]:
-        result = evaluate_policy(player.load, config, out, label=label)
+        recipe = {**player.recipe, "digest": weights_digest(player)}
+        result = evaluate_policy(player.load, config, out, label=label, decode=decode, scoring=scoring, recipe=recipe)
         return {name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}
 
     inputs = {"policy": player.source, "config": config, "label": label}
+    inputs |= {name: value for name, value in asked.items() if value is not None}
     outputs = [out / "trajectories.jsonl", out / "metrics.json"]
     run.stage(_name(run, out), work, inputs=inputs, outputs=outputs)
     return out / "metrics.json"

@@ -18,8 +18,8 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
 
     An episode that is left by `reset` or `close` before its end is not written: it is no episode.
     After the end `last_trajectory` holds the record. What the environment names in its
-    ``recorded_info``, and what a caller puts into `extra` during the episode, goes into the
-    trajectory's ``extra``.
+    ``recorded_info``, its `progress` after every step, and what a caller puts into `extra` during the
+    episode, goes into the trajectory's ``extra``.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         self.last_trajectory: Trajectory | None = None
         self.extra: dict[str, Any] = {}
         self._attempts: Counter[str] | None = None
+        self._progress: list[float | None] = []
         self._open = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
@@ -52,6 +53,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         self._seed, self._attempt = seed or 0, attempt
         self._info, self._observation = info, observation
         self._steps: list[Step] = []
+        self._progress = []
         self.extra = {}
         self._open = True
         return observation, info
@@ -64,6 +66,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
                 float(reward), bool(info["valid_action"]),
             )  # fmt: skip
             self._steps.append(step)
+            self._progress.append(getattr(self.unwrapped, "progress", _unknown)())
             self._observation = observation
             if terminated or truncated:
                 self._open = False
@@ -74,7 +77,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         task_id = info["task_id"]
         attempt = self._number(task_id)
         named = getattr(self.unwrapped, "recorded_info", ())
-        extra = {**{key: info[key] for key in named}, **self.extra}
+        extra = {**{key: info[key] for key in named}, **self.progress, **self.extra}
         self.last_trajectory = Trajectory(
             trajectory_id=f"{task_id}@{self.policy}#{attempt}",
             env_id=self._env_id(),
@@ -95,6 +98,12 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
         if self.store is not None:
             self.store.append(self.last_trajectory)
 
+    @property
+    def progress(self) -> dict[str, list[float | None]]:
+        """The share of sub-goals after every step so far, as it stands in ``extra``; empty where there are none."""
+        known = any(share is not None for share in self._progress)
+        return {"progress": list(self._progress)} if known else {}
+
     def _number(self, task_id: str) -> int:
         """The attempt the caller named, or the first number above all that the store has for this task and policy."""
         if self._attempts is None:
@@ -113,3 +122,7 @@ class RecordTrajectory(gym.Wrapper[str, str, str, str]):
 
     def _env_id(self) -> str:
         return self.env.spec.id if self.env.spec is not None else type(self.unwrapped).__name__
+
+
+def _unknown() -> None:
+    """Environments of others need not tell how far they are."""

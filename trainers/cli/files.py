@@ -1,10 +1,10 @@
-"""One file in, one file out: ``icto rollout | judge | score | pair | evaluate``."""
+"""One file in, one file out: ``icto rollout | judge | score | pair``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,11 +33,6 @@ icto score runs/a/trajectories.jsonl --out runs/a/step_rewards.jsonl
 PAIR_EXAMPLES = """
 icto pair runs/a/trajectories.jsonl --verdicts runs/a/verdicts.jsonl --out runs/a/pairs.jsonl
 icto pair runs/a/trajectories.jsonl --demonstrations runs/a/expert.jsonl --granularity step --out runs/a/steps.jsonl
-"""
-EVALUATE_EXAMPLES = """
-icto evaluate random --env-id icto/WebShop-v0 --split test --max-tasks 60 --out runs/random/test
-icto evaluate hf:runs/demo/sft/checkpoint --config examples/configs/demo.yaml --split test --out runs/sft/test
-icto evaluate hf:runs/demo/sft/checkpoint --split ood --policy-options '{max_new_tokens: 96}' --out runs/sft/ood
 """
 
 
@@ -160,47 +155,3 @@ def pair(arguments: list[str]) -> None:
     with in_folder(command.out) as run:
         stages.pair(run, command.out, command.trajectories, command.settings, **others)
         show(stages.facts_of(run, command.out))
-
-
-# ---- evaluate ---------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class PlayedOnce(RolloutConfig):
-    """What is played; every task once and without exploration, so those settings are not asked for."""
-
-    split: str = "dev"
-    """Split, named list, or path of a JSON list of tasks."""
-    attempts: tyro.conf.Suppress[int] = 1
-    greedy_first: tyro.conf.Suppress[bool] = True
-    temperature: tyro.conf.Suppress[float] = 0.0
-    epsilon: tyro.conf.Suppress[float] = 0.0
-    branch_fraction: tyro.conf.Suppress[float] = 0.0
-
-
-@dataclass(frozen=True)
-class EvaluateCommand:
-    """Play a split once, greedily, and measure; what --out holds already is not played again."""
-
-    policy: Annotated[str, tyro.conf.Positional]
-    """random, expert, hf:<model or checkpoint>, openai:<model>, or package.module:Name."""
-    out: Path
-    """Folder for trajectories.jsonl and metrics.json."""
-    label: str | None = None
-    """What the policy is called in tables; left out: its own name."""
-    policy_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the policy."""
-    config: ConfigFile = None
-    settings: Annotated[PlayedOnce, Flat] = field(default_factory=PlayedOnce)
-
-
-def evaluate(arguments: list[str]) -> None:
-    """``icto evaluate``."""
-    command = parse(EvaluateCommand, arguments, prog="icto evaluate", examples=EVALUATE_EXAMPLES, section="rollout")
-    player = stages.named_player(command.policy, command.policy_options)
-    asked = {item.name: getattr(command.settings, item.name) for item in fields(RolloutConfig)}
-    played = stages.greedy(
-        RolloutConfig(**asked), command.settings.split, command.settings.max_tasks,
-        optimal=command.settings.optimal_actions,
-    )  # fmt: skip
-    with Run(command.out, redo=False) as run:
-        stages.evaluate(run, command.out, player, played, label=command.label or player.name)
-    print((command.out / "metrics.json").read_text(), end="")

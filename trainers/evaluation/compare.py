@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from icto_gym.errors import DataError
 from icto_gym.trajectory import Trajectory
-from trainers.evaluation.metrics import (
-    CONFIDENCE,
-    HIGHER_IS_BETTER,
-    RESAMPLES,
-    Optimal,
-    bootstrap_means,
-    episode_values,
-    task_means,
-)
+from trainers.evaluation.intervals import RESAMPLES, Bounds, estimate
+from trainers.evaluation.metrics import METRICS, Optimal, episode_values, task_means
 
 _ROUNDING = 1e-9
 """An end of an interval this close to 0 is 0: differences of means are not exact."""
+
+FEWEST_TASKS = 6
+"""With fewer, even the same sign on every task comes about by chance more than once in 20 times (2 / 2^5)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Comparison:
     first: str
     second: str
     better: str
-    """``"first"``, ``"second"`` or ``"unclear"`` (the interval holds 0)."""
+    """``"first"``, ``"second"`` or ``"unclear"`` (the interval holds 0, or there are fewer than 6 tasks)."""
 
     @property
     def words(self) -> str:
@@ -85,14 +79,40 @@ def paired_difference(
         task_means(episode_values(side, metric, optimal=known, gamma=gamma))
         for side, known in zip(sides, optimal, strict=True)
     )
-    common = sorted(first.keys() & second.keys())
-    if not common:
+    return difference_of_means(first, second, metric, names=names, seed=seed, resamples=resamples)
+
+
+def difference_of_means(
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    metric: str,
+    *,
+    names: tuple[str, str],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """First minus second, given the mean of every task.
+
+    Raises:
+        DataError: they share no task.
+    """
+    differences = task_differences(first, second)
+    if not differences:
         raise DataError(f"{names[0]} and {names[1]} share no task for which {metric} is known.")
-    differences = np.array([first[task] - second[task] for task in common])
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(bootstrap_means(differences, resamples=resamples, seed=seed), [tail, 100 - tail])
-    better = _better(float(low), float(high), HIGHER_IS_BETTER[metric])
-    return Comparison(metric, float(differences.mean()), float(low), float(high), len(common), *names, better)
+    kind = METRICS[metric]
+    found = estimate(differences, seed=seed, resamples=resamples, bounds=_bounds_of_difference(kind.bounds))
+    clear = found.n >= FEWEST_TASKS
+    better = _better(found.low, found.high, kind.higher_is_better) if clear else "unclear"
+    return Comparison(metric, *found, *names, better)
+
+
+def task_differences(first: Mapping[str, float], second: Mapping[str, float]) -> list[float]:
+    """First minus second on every task that both have, tasks sorted."""
+    return [first[task] - second[task] for task in sorted(first.keys() & second.keys())]
+
+
+def _bounds_of_difference(bounds: Bounds | None) -> Bounds | None:
+    return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
 
 
 def _check_tasks(first: set[str], second: set[str], *, force: bool) -> None:

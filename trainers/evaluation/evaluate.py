@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,15 @@ from typing import Any
 from icto_gym.errors import ConfigError, InvalidTask
 from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
-from icto_gym.tasks import Manifest
+from icto_gym.tasks import Manifest, Task
 from icto_gym.trajectory import Trajectory
-from trainers.evaluation.metrics import metrics_to_json, summarize
-from trainers.policies.base import Policy
+from trainers.config import to_mapping
+from trainers.evaluation.metrics import Scoring
+from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
+from trainers.evaluation.result import Result, make_rows, numbers_of
+from trainers.policies.base import Policy, derive_seed
 from trainers.records import write_records
-from trainers.rollout import RolloutConfig, plan_jobs, rollout, trajectory_id
+from trainers.rollout import Job, RolloutConfig, plan_jobs, rollout, trajectory_id
 from trainers.sampling import choose_tasks, list_tasks
 
 logger = logging.getLogger(__name__)
@@ -76,8 +79,41 @@ def chosen_manifest(config: RolloutConfig) -> Manifest:
     return Manifest(config.env_id, config.split, [task for task in tasks if task.task_id in kept])
 
 
-def evaluate_policy(load: Callable[[], Policy], config: RolloutConfig, out: Path, *, label: str) -> dict[str, Any]:
-    """Play every task once, greedily, and write ``trajectories.jsonl`` and ``metrics.json`` into ``out``.
+@dataclass(frozen=True)
+class Decoding:
+    """How an evaluation draws responses, and how often."""
+
+    temperature: float = 0.0
+    """0: the likeliest response at every step; above: sampled."""
+    seeds: tuple[int, ...] = ()
+    """Every task is played once with each; empty: with the configuration's seed alone."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 100.0:
+            raise ConfigError(f"temperature is {self.temperature!r}; give a number from 0 to 100.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds are {self.seeds!r}; give each once, since equal seeds play equal episodes.")
+
+    def jobs(self, config: RolloutConfig, tasks: Iterable[Task]) -> list[Job]:
+        """One episode per task and seed. With a seed an episode is the same whatever other seeds stand beside it."""
+        return [
+            Job(task.task_id, number, derive_seed(seed, task.task_id, 0), self.temperature)
+            for task in tasks
+            for number, seed in enumerate(self.seeds or (config.seed,))
+        ]
+
+
+def evaluate_policy(
+    load: Callable[[], Policy],
+    config: RolloutConfig,
+    out: Path,
+    *,
+    label: str,
+    decode: Decoding | None = None,
+    scoring: Scoring | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Play every task, once per seed, and write ``trajectories.jsonl`` and ``metrics.json`` into ``out``.
 
     Episodes that ``out`` already holds are not played again.
 
@@ -86,35 +122,43 @@ def evaluate_policy(load: Callable[[], Policy], config: RolloutConfig, out: Path
         config: environment, split and tasks; exploration settings are ignored.
         out: the folder.
         label: what the policy is called in tables.
+        decode: temperature and seeds; default: greedily, once.
+        scoring: how episodes become numbers.
+        recipe: how the policy is made again, for the record.
 
     Returns:
         What stands in ``metrics.json``.
     """
+    decode, scoring = decode or Decoding(), scoring or Scoring()
     config = greedy(config, config.split, config.max_tasks, optimal=config.optimal_actions)
     manifest, policy = chosen_manifest(config), load()
-    played = play_all(policy, config, manifest, out / "trajectories.jsonl")
-    result = {
-        "label": label,
-        "policy": policy.name,
-        "env_id": config.env_id,
-        "env_kwargs": dict(config.env_kwargs),
-        "split": config.split,
-        "manifest_digest": manifest.digest,
-        "n_tasks": len(manifest),
-        "decoding": decoding(policy, config),
-        "metrics": metrics_to_json(summarize(played, seed=config.seed)),
-    }
+    jobs = decode.jobs(config, manifest)
+    played = play_all(policy, config, manifest, out / "trajectories.jsonl", jobs=jobs)
+    environment = environment_facts(config)
+    rows = make_rows(played, scoring)
+    metrics, over_seeds = numbers_of(rows)
+    result = Result(
+        label=label, policy=policy.name, env_id=config.env_id, split=config.split, n_tasks=len(manifest),
+        metrics=metrics, episodes=rows, env_kwargs=dict(config.env_kwargs), manifest_digest=manifest.digest,
+        seeds=decode.seeds or (config.seed,), over_seeds=over_seeds,
+        decoding=decoding(policy, config, decode.temperature), scoring=scoring,
+        settings=to_mapping(config), recipe=dict(recipe or {}),
+        prompt_digest=prompt_digest(played, environment["example"]),
+        versions={**environment["versions"], **package_versions(policy)}, code=code_version(),
+    ).to_json()  # fmt: skip
     write_json(out / "metrics.json", result)
     return result
 
 
-def play_all(policy: Policy, config: RolloutConfig, manifest: Manifest, out: Path) -> list[Trajectory]:
+def play_all(
+    policy: Policy, config: RolloutConfig, manifest: Manifest, out: Path, *, jobs: Sequence[Job] | None = None
+) -> list[Trajectory]:
     """Play every planned episode that ``out`` does not hold, then put the file into the order of the plan.
 
     Episodes are stored as they end, and which ends first depends on where a run was interrupted; what
     is made of the file must not.
     """
-    store, jobs = TrajectoryStore(out), plan_jobs(config, manifest)
+    store, jobs = TrajectoryStore(out), plan_jobs(config, manifest) if jobs is None else jobs
     rollout(policy, config, jobs, store)
     found = {trajectory.trajectory_id: trajectory for trajectory in store}
     ordered = [found[name] for name in (trajectory_id(job, policy) for job in jobs)]
@@ -123,10 +167,10 @@ def play_all(policy: Policy, config: RolloutConfig, manifest: Manifest, out: Pat
     return ordered
 
 
-def decoding(policy: Policy, config: RolloutConfig) -> dict[str, Any]:
+def decoding(policy: Policy, config: RolloutConfig, temperature: float = 0.0) -> dict[str, Any]:
     """How responses were produced: what must be equal for two results to be compared."""
     return {
-        "temperature": 0.0,
+        "temperature": temperature,
         "max_new_tokens": getattr(policy, "max_new_tokens", None),
         "window": config.window,
         "brief": config.brief,

@@ -33,6 +33,8 @@ class HFPolicy:
     the environment answers as it answers anything it does not understand. Both are logged once per episode.
     """
 
+    packages = ("torch", "transformers", "tokenizers")
+
     def __init__(
         self,
         model: Any,

@@ -31,6 +31,8 @@ class OpenAIPolicy:
     The key is read from the environment, never from a setting, and appears in no log, error or record.
     """
 
+    packages = ("openai",)
+
     def __init__(
         self,
         model: str,

@@ -61,6 +61,7 @@ class ALFWorldEnv(TextEnv):
     """
 
     lists_after_end = True  # as TextWorld does, whose last list belongs to its last answer
+    packages = ("alfworld", "textworld")
 
     def __init__(
         self,
@@ -287,6 +288,10 @@ class ALFWorldEnv(TextEnv):
             model.world.memo[key] = Planner(model.world, model.listed_verb)
         planner: Planner = model.world.memo[key]
         return planner
+
+    def progress(self) -> float | None:
+        done = list(self._outcome.extra.get("subgoals", {}).values())
+        return sum(done) / len(done) if done else None
 
     # ---- states ---------------------------------------------------------------------------
     def snapshot(self) -> Any:

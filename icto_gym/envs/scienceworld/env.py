@@ -42,6 +42,8 @@ class ScienceWorldEnv(TextEnv):
     """
 
     recorded_info = ("best_score", "subgoals_done", "subgoals_total", "moves")
+    packages = ("scienceworld", "py4j")
+    program_arguments = ("java",)
 
     def __init__(
         self,
@@ -204,6 +206,10 @@ class ScienceWorldEnv(TextEnv):
     def _gold(self) -> GoldPath:
         task_id = self._need_task().task_id
         return gold_path(task_id, self.simplification, self._session.java, self._session.timeout)
+
+    def progress(self) -> float | None:
+        extra = self._outcome.extra
+        return extra["subgoals_done"] / extra["subgoals_total"] if extra.get("subgoals_total") else None
 
     # ---- continuing elsewhere ----------------------------------------------------------------
     def snapshot(self) -> Snapshot:

