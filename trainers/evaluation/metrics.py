@@ -120,7 +120,10 @@ def optimal_action_rate(trajectory: Trajectory, optimal: Optimal | None = None) 
 
 def best_score(trajectory: Trajectory) -> float:
     """The highest score within the episode: the reward of the ETO protocol, where points may be lost again."""
-    return min(1.0, max(0.0, *itertools.accumulate(step.reward for step in trajectory.steps), trajectory.score))
+    rewards = [step.reward for step in trajectory.steps]
+    begun_with = trajectory.score - math.fsum(rewards)  # some tasks have points from the start
+    scores = itertools.accumulate(rewards, initial=begun_with)
+    return min(1.0, max(0.0, trajectory.score, *scores))
 
 
 def progress(trajectory: Trajectory) -> float | None:
