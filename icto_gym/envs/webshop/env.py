@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from icto_gym.core import LazyActions, Outcome, TextEnv
 from icto_gym.envs.webshop.catalog import Catalog, Goal, Nouns
-from icto_gym.envs.webshop.markup import HtmlPages
+from icto_gym.envs.webshop.markup import HtmlPages, document
 from icto_gym.envs.webshop.pages import TextPages
 from icto_gym.envs.webshop.prompt import EXAMPLE, SYSTEM_PROMPT
 from icto_gym.envs.webshop.raw import load_catalog
@@ -135,6 +135,11 @@ class WebShopEnv(TextEnv):
         """The engine in use."""
         return self.shop.engine
 
+    @property
+    def state(self) -> ShopState:
+        """Where the customer is."""
+        return self._state
+
     # ---- tasks ---------------------------------------------------------------------------------------
     @classmethod
     def tasks(
@@ -215,12 +220,11 @@ class WebShopEnv(TextEnv):
             return self._texts.text(self._state, self._wanted.instruction)
         if self.observation_mode == "text_rich":
             return self._texts.rich(self._state, self._wanted.instruction)
-        return self._html.html(self._state, self._wanted.instruction, self._session)
+        return document(self.page())
 
-    @property
-    def _session(self) -> str:
-        """The session's name in addresses: the task's number."""
-        return self._need_task().task_id.rpartition("/")[2] if self.task else "0"
+    def page(self) -> str:
+        """The current page as HTML: what stands inside ``#shop`` of the ``html`` observation and of the web site."""
+        return self._html.inside(self._state, self._wanted.instruction)
 
     def _instruction(self) -> str:
         return self._wanted.instruction
