@@ -31,7 +31,7 @@ $(VENV)/.demo: $(BIN)/python setup.cfg pyproject.toml constraints.txt
 # The alfworld package compiles two of its dependencies; without a C compiler its tests are skipped, with a reason.
 $(VENV)/.test: $(VENV)/.demo
 	@echo "setting up .venv for the tests (once, a few minutes)"
-	$(PIP) -e '.[train,peft,quantization,webshop,scienceworld,openai,ray,export,tracking,dev]'
+	$(PIP) -e '.[train,peft,quantization,webshop,scienceworld,openai,ray,browser,export,tracking,dev]'
 	$(PIP) alfworld || echo "alfworld could not be built (it needs a C compiler and cmake): its tests will be skipped"
 	@touch $@
 

@@ -49,6 +49,11 @@ def parse_response(response: str) -> ParsedResponse:
     return ParsedResponse(thought, action, "")
 
 
+def write_response(thought: str, action: str) -> str:
+    """Thought and action as ReAct text; the thought's line is left out where there is none."""
+    return f"Thought: {thought}\nAction: {action}" if thought else f"Action: {action}"
+
+
 def _thought(text: str) -> str:
     made_up = _OBSERVATION.search(text)
     if made_up:

@@ -26,6 +26,7 @@ DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 VERBS: dict[str, tuple[str, str]] = {
     "tasks": ("trainers.cli.look:tasks", "list environments, splits, sizes and digests; or the tasks of one split"),
     "play": ("trainers.cli.play:play", "play a task yourself by typing actions"),
+    "serve": ("trainers.cli.serve:serve", "a benchmark as a web site, to play by hand and record"),
     "rollout": ("trainers.cli.files:rollout", "policy x tasks -> trajectories.jsonl"),
     "judge": ("trainers.cli.files:judge", "trajectories -> verdicts.jsonl"),
     "score": ("trainers.cli.files:score", "trajectories -> step_rewards.jsonl"),

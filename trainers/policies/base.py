@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError
+from icto_gym.wrappers.react import write_response as write_response
 
 EXPLORING_THOUGHT = "Let me try something."
 
@@ -50,11 +51,6 @@ class Policy(Protocol):
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """One response per turn, in order. Equal turns give equal responses, whatever stands beside them."""
         ...
-
-
-def write_response(thought: str, action: str) -> str:
-    """Thought and action as ReAct text; the thought's line is left out where there is none."""
-    return f"Thought: {thought}\nAction: {action}" if thought else f"Action: {action}"
 
 
 def derive_seed(*parts: object) -> int:
