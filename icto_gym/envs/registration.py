@@ -8,6 +8,7 @@ from gymnasium.envs.registration import WrapperSpec
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     # id: (entry point, step limit); None where the limit depends on the task
     "icto/WebShop-v0": ("icto_gym.envs.webshop:WebShopEnv", 10),
+    "icto/WebShopBrowser-v0": ("icto_gym.envs.webshop.browser:WebShopBrowserEnv", 10),
     "icto/ScienceWorld-v0": ("icto_gym.envs.scienceworld:ScienceWorldEnv", None),
     "icto/ALFWorld-v0": ("icto_gym.envs.alfworld:ALFWorldEnv", 40),
 }
