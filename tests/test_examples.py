@@ -1,6 +1,7 @@
 """Every example runs as its docstring says."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,15 @@ def test_the_whole_method_runs_with_a_tiny_model(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "ICTO 1 − cloned" in done.stdout
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_trl_trains_on_our_pairs(tmp_path):
+    for module in ("trl", "datasets", "torch"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    command = [sys.executable, str(EXAMPLES / "trl_dpo.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = json.loads(done.stdout.rpartition("losses ")[2])
+    assert abs(losses[0] - 0.6931) < 1e-3  # policy equals reference at the first step
+    assert len(losses) == 3

@@ -25,6 +25,13 @@ def test_the_readme_plays_an_episode_and_defines_a_policy():
     assert "click[buy now]" in policy.act([_turn({"has_search_bar": False, "clickables": ["buy now"]})])[0]
 
 
+def test_the_page_on_data_formats_runs():
+    namespace: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "data_formats.md", "python"):
+        exec(compile(block, "data_formats.md", "exec"), namespace)
+    assert namespace["trajectory"].task_id == "webshop/7"
+
+
 def _turn(info):
     from trainers.policies.base import Turn
 

@@ -1,0 +1,88 @@
+"""TRL's own functions and the loaders of datasets take what is exported, and what they write is imported."""
+
+import pytest
+
+from icto_gym import TrajectoryStore
+from icto_gym.dialogue import Message, trajectory_messages
+from icto_gym.trajectory import Step, Trajectory
+from trainers.exchange import ImportOptions, export_file, import_file
+from trainers.records import PreferencePair, read_records, write_records
+
+datasets = pytest.importorskip("datasets", reason="the export extra is not installed")
+trl_data = pytest.importorskip("trl.data_utils", reason="trl is not installed")
+
+STEPS = (
+    Step("a shop", "Thought: look\nAction: search[hat]", "look", "search[hat]", 0.0, True),
+    Step("hats", "Thought: buy\nAction: click[buy now]", "buy", "click[buy now]", 1.0, True),
+)
+EPISODE = Trajectory(
+    "t@p#0", "toy/E-v0", "t", "How to act", "buy a hat", STEPS, "thanks", 1.0, True, True, False, "p", 3
+)  # fmt: skip
+PAIR = PreferencePair(
+    "t", (Message("user", "How"), Message("assistant", "OK"), Message("user", "go")), (Message("assistant", "good"),),
+    (Message("assistant", "bad"), Message("user", "no"), Message("assistant", "worse")), 0.5, "trajectory", "a", "b",
+)  # fmt: skip
+
+
+def loaded(tmp_path, record, format_name):
+    """The exported Parquet file as `datasets.load_dataset` reads it."""
+    write_records(tmp_path / "in.jsonl", [record])
+    export_file(tmp_path / "in.jsonl", format_name, tmp_path / f"{format_name}.parquet")
+    return datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / f"{format_name}.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    pytest.importorskip("transformers", reason="the train extra is not installed")
+    from trainers.models.tiny import byte_tokenizer
+
+    return byte_tokenizer()
+
+
+def test_sft_rows_are_conversations_to_trl(tmp_path, tokenizer):
+    (row,) = loaded(tmp_path, EPISODE, "trl-sft")
+    assert trl_data.is_conversational(row)
+    rendered = trl_data.apply_chat_template({"messages": row["messages"]}, tokenizer)["text"]
+    asked = [message.as_dict() for message in trajectory_messages(EPISODE)]
+    assert rendered == tokenizer.apply_chat_template(asked, tokenize=False)
+
+
+def test_preference_rows_render_to_prompt_chosen_and_rejected(tmp_path, tokenizer):
+    (row,) = loaded(tmp_path, PAIR, "trl-preference")
+    sides = {name: row[name] for name in ("prompt", "chosen", "rejected")}
+    rendered = trl_data.apply_chat_template(sides, tokenizer)
+    assert rendered["prompt"].endswith("assistant\n")
+    assert rendered["chosen"].startswith("good") and rendered["rejected"].startswith("bad")
+    assert trl_data.extract_prompt({name: row["prompt"] + row[name] for name in ("chosen", "rejected")}) == sides
+
+
+def test_what_trl_unpairs_is_imported_with_its_labels(tmp_path):
+    rows = loaded(tmp_path, PAIR, "trl-preference").select_columns(["prompt", "chosen", "rejected"])
+    trl_data.unpair_preference_dataset(rows).save_to_disk(str(tmp_path / "unpaired"))
+    options = ImportOptions(env_id="toy/E-v0", score=0.0)
+    told = import_file(
+        tmp_path / "unpaired", "trl-unpaired", tmp_path / "t.jsonl", options, verdicts=tmp_path / "v.jsonl"
+    )
+    assert told["written"] == 2
+    assert [item.steps[0].response for item in TrajectoryStore(tmp_path / "t.jsonl")] == ["good", "bad"]
+    assert '"accepted": true' in (tmp_path / "v.jsonl").read_text().splitlines()[0]
+
+
+def test_rows_that_datasets_saved_come_back_whole(tmp_path):
+    loaded(tmp_path, EPISODE, "trl-sft").save_to_disk(str(tmp_path / "saved"))
+    import_file(tmp_path / "saved", "trl-sft", tmp_path / "t.jsonl")
+    assert list(TrajectoryStore(tmp_path / "t.jsonl")) == [EPISODE]
+    loaded(tmp_path, PAIR, "trl-preference").to_json(str(tmp_path / "pairs.jsonl"))
+    import_file(tmp_path / "pairs.jsonl", "trl-preference", tmp_path / "p.jsonl")
+    assert read_records(tmp_path / "p.jsonl", PreferencePair) == [PAIR]
+
+
+def test_stepwise_rows_have_one_label_per_completion_and_come_back(tmp_path):
+    rows = loaded(tmp_path, EPISODE, "trl-stepwise")
+    assert rows[0]["labels"] == [False, True] and len(rows[0]["completions"]) == 2
+    assert isinstance(rows[0]["prompt"], str)
+    rows.to_parquet(str(tmp_path / "again.parquet"))
+    import_file(tmp_path / "again.parquet", "trl-stepwise", tmp_path / "t.jsonl")
+    assert list(TrajectoryStore(tmp_path / "t.jsonl")) == [EPISODE]
