@@ -63,3 +63,18 @@ def test_trl_trains_on_our_pairs(tmp_path):
     losses = json.loads(done.stdout.rpartition("losses ")[2])
     assert abs(losses[0] - 0.6931) < 1e-3  # policy equals reference at the first step
     assert len(losses) == 3
+
+
+def test_a_custom_judge_gives_reasons(tmp_path):
+    reasons = load("custom_judge").main(str(tmp_path), tasks=6)
+    assert sum(reasons.values()) == 12
+    assert 4 <= reasons["accepted"] <= 6  # of the expert's; a random player does not win
+    assert reasons["failed"] >= 6
+
+
+def test_an_endpoint_is_measured_over_http(monkeypatch):
+    pytest.importorskip("openai", reason="the openai extra is not installed")
+    monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
+    metrics = load("evaluate_endpoint").main(tasks=10)
+    assert metrics["average_reward"] > 0.2
+    assert metrics["invalid_action_share"] == 0.0
