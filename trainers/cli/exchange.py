@@ -11,6 +11,7 @@ import tyro
 from trainers.cli.files import show
 from trainers.cli.parsing import Flat, parse
 from trainers.exchange import FORMATS, ExportOptions, ImportOptions, export_file, import_file
+from trainers.runs import drop_drafts
 
 _LISTED = "\n".join(f"  {name:<21}{what}" for name, what in FORMATS.items())
 IMPORT_EXAMPLES = """
@@ -72,6 +73,7 @@ Formats:
 def import_(arguments: list[str]) -> None:
     """``icto import``."""
     command = parse(ImportCommand, arguments, prog="icto import", examples=IMPORT_EXAMPLES)
+    drop_drafts([path for path in (command.out, command.step_rewards, command.verdicts) if path])
     show(
         import_file(
             command.source, command.format, command.out, command.settings,
@@ -83,6 +85,7 @@ def import_(arguments: list[str]) -> None:
 def export(arguments: list[str]) -> None:
     """``icto export``."""
     command = parse(ExportCommand, arguments, prog="icto export", examples=EXPORT_EXAMPLES)
+    drop_drafts([command.out] if command.format != "minari" else [])
     show(
         export_file(
             command.source, command.format, command.out, command.settings,

@@ -88,10 +88,14 @@ def export_file(
 
 
 def _records(source: Path, format_name: str) -> Iterator[Any]:
-    if format_name in PAIRS:
-        yield from read_records(source, PreferencePair)
-    else:
-        yield from TrajectoryStore(source)
+    wanted = "pairs" if format_name in PAIRS else "trajectories"
+    try:
+        if wanted == "pairs":
+            yield from read_records(source, PreferencePair)
+        else:
+            yield from TrajectoryStore(source)
+    except DataError as error:
+        raise DataError(f"{error} (--format {format_name} takes a file of {wanted})") from error
 
 
 def _known(found: dict[str, Any], trajectory: Trajectory, path: Path | None) -> Any:

@@ -67,12 +67,12 @@ def _refuse(name: str) -> None:
 
 
 def _parquet(path: Path) -> Iterator[Any]:
-    parquet = _require("pyarrow.parquet", extra="export")
+    arrow, parquet = _require("pyarrow", extra="export"), _require("pyarrow.parquet", extra="export")
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
                 yield from batch.to_pylist()
-    except (parquet.lib.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
 
 

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from icto_gym import TrajectoryStore
 from icto_gym.errors import ConfigError, DataError
-from trainers.exchange import ImportOptions, import_file
+from trainers.exchange import ImportOptions, export_file, import_file
 from trainers.records import PreferencePair, read_records
 
 from .records import AGENTGYM, ETO_ALFWORLD, ETO_PAIR, ETO_WEBSHOP, turns
@@ -178,3 +179,33 @@ def test_the_command_line_imports_and_exports(tmp_path):
     assert json.loads(done.stdout) == {"written": 1, "not_kept": {}}, done.stderr
     done = subprocess.run([*icto, "import", "--help"], capture_output=True, text=True)
     assert "alfworld_sft.json" in done.stdout and "trl-stepwise" in done.stdout
+
+
+def test_files_that_are_torn_broken_or_of_the_other_kind_are_named(tmp_path):
+    (tmp_path / "torn.jsonl").write_text(json.dumps(ETO_WEBSHOP) + "\n" + json.dumps(ETO_WEBSHOP)[:60])
+    with pytest.raises(DataError, match=r"torn\.jsonl line 2: .*ends within this record"):
+        import_file(tmp_path / "torn.jsonl", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)
+    pytest.importorskip("pyarrow", reason="the export extra is not installed")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1garbage")
+    with pytest.raises(DataError, match=r"bad\.parquet: not a readable Parquet file"):
+        import_file(tmp_path / "bad.parquet", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)
+    _, path = imported(tmp_path, [ETO_WEBSHOP])
+    with pytest.raises(DataError, match="takes a file of pairs"):
+        export_file(path, "trl-preference", tmp_path / "p.jsonl")
+
+
+def test_an_import_killed_in_the_middle_leaves_no_file_and_starts_anew(tmp_path):
+    record = json.dumps({**ETO_WEBSHOP, "note": "x" * 500}) + "\n"
+    (tmp_path / "big.jsonl").write_text(record * 30000)
+    command = [sys.executable, "-m", "trainers.cli", "import", tmp_path / "big.jsonl", "--format", "sharegpt",
+               "--env-id", "icto/WebShop-v0", "--out", tmp_path / "out.jsonl"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".out.jsonl.*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out.jsonl").exists()
+    (tmp_path / "big.jsonl").write_text(record * 3)
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.jsonl", "out.jsonl"]
