@@ -126,6 +126,8 @@ class TextEnv(gym.Env[str, str]):
     """Distributions whose version may change an episode: results cite them."""
     program_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that name a program to run: never taken from a file unasked."""
+    waits_elsewhere: ClassVar[bool] = False
+    """Most of a step is waiting for another process, so that many episodes gain from threads."""
 
     def __init__(self, *, split: str | None = "train", expert: bool = False, render_mode: str | None = None) -> None:
         """Args:

@@ -11,12 +11,16 @@ FLOORS = {  # module prefix -> floor; the longest prefix counts
     "icto_gym.trajectory": 0, "icto_gym.dialogue": 0, "icto_gym.core": 0,
     "trainers.records": 2, "trainers.config": 2, "trainers.tokenization": 2, "trainers.models": 2, "trainers.losses": 2,
     "trainers.policies": 3, "trainers.pairing": 3, "trainers.batches": 3, "trainers.packing": 3, "trainers.runs": 3,
-    "trainers.rollout": 4, "trainers.feedback": 4, "trainers.training": 4, "trainers.evaluation": 4,
+    "trainers.rollout": 4, "trainers.workers": 4, "trainers.rooms": 4, "trainers.episodes": 4, "trainers.sampling": 3,
+    "trainers.feedback": 4, "trainers.training": 4, "trainers.evaluation": 4,
     "trainers.exchange": 4, "trainers.trackers": 3,
     "trainers.report": 4, "trainers.stages": 5, "trainers.methods": 6, "trainers.cli": 7,
 }  # fmt: skip
-HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "deepspeed", "spacy", "py4j", "textworld", "alfworld"}
-LIGHT = ("cli", "stages", "methods", "pairing", "records", "runs", "config", "report", "feedback", "policies")
+HEAVY = {"ray", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "spacy", "py4j", "textworld", "alfworld"}
+LIGHT = (
+    "cli", "stages", "methods", "pairing", "records", "runs", "config", "report", "feedback", "policies", "rollout",
+    "workers", "rooms",
+)  # fmt: skip
 BENCHMARKS = ("webshop", "scienceworld", "alfworld")
 
 

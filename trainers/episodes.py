@@ -1,33 +1,108 @@
-"""One episode being played, and the environments that episodes take turns in."""
+"""Episodes being played in one room: in this thread, in another, in a process, or on another machine.
+
+A room answers every call with what the episode needs next: a `Turn` for the policy, or, once it has
+ended, its `Trajectory`. Whoever calls need not know where the room is.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
 
 from icto_gym.errors import BackendError
-from icto_gym.trajectory import Trajectory
-from icto_gym.wrappers import RecordTrajectory
-from trainers.policies.base import Policy, Turn, Usage, derive_seed, draw_admissible, write_response
-from trainers.sampling import Job, text_env
+from icto_gym.trajectory import Step, Trajectory
+from icto_gym.wrappers import BriefObservation, ReAct, RecordTrajectory
+from trainers.policies.base import Answer, Policy, Turn, Usage, derive_seed, draw_admissible, write_response
+from trainers.sampling import Job, RolloutConfig, make_env, text_env, worked_example
 
 logger = logging.getLogger(__name__)
 
+Source = RolloutConfig | Callable[[], "gym.Env[str, str]"]
+"""How environments are made: a configuration, or a function that returns one with `ReAct` around it."""
 
-def trajectory_id(job: Job, policy: Policy) -> str:
+
+@dataclass(frozen=True)
+class Setting:
+    """What a room must know to play; it pickles where its sources do."""
+
+    sources: tuple[Source, ...]
+    policy: str
+    """Who acts, for the record."""
+    expert: bool = False
+    """Environments put the demonstrated action into ``info``."""
+    lists_actions: bool = True
+    """Turns carry ``info["admissible_actions"]``, which a room elsewhere has to list before it sends them."""
+
+
+class Playroom:
+    """The episodes of one room and the environments they take turns in."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._pools = [EnvPool(env_factory(source, setting.expert), setting.policy) for source in setting.sources]
+        self._episodes: dict[str, Episode] = {}
+
+    def begin(self, job: Job, said: Sequence[Answer] = ()) -> Turn | Trajectory:
+        """Start an episode; what was ``said`` in it before, in a room now lost, is played again."""
+        source = self._setting.sources[job.source]
+        optimal = isinstance(source, RolloutConfig) and source.optimal_actions
+        episode = Episode(job, self._pools[job.source], self._setting.policy, optimal)
+        self._episodes[episode.name] = episode
+        episode.begin()
+        for answer in said:
+            if episode.trajectory is None:
+                episode.answer(answer)
+        return self._next(episode)
+
+    def answer(self, name: str, answer: Answer) -> Turn | Trajectory:
+        """Carry out what the policy answered to an episode's turn."""
+        episode = self._episodes[name]
+        episode.answer(answer)
+        return self._next(episode)
+
+    def close(self) -> None:
+        """Close every environment."""
+        for pool in self._pools:
+            pool.close()
+
+    def _next(self, episode: Episode) -> Turn | Trajectory:
+        if episode.trajectory is not None:
+            del self._episodes[episode.name]
+            return episode.trajectory
+        turn = episode.turn()
+        if self._setting.lists_actions:
+            return turn
+        return turn._replace(info={key: value for key, value in turn.info.items() if key != "admissible_actions"})
+
+
+def env_factory(source: Source, expert: bool) -> Callable[[], gym.Env[str, str]]:
+    """How to make an environment with its wrappers, the recorder excepted."""
+    if not isinstance(source, RolloutConfig):
+        return source
+    config = source
+
+    def make() -> gym.Env[str, str]:
+        env = make_env(config, expert=expert)
+        env = BriefObservation(env) if config.brief else env
+        return ReAct(env, window=config.window, example=worked_example(env) if config.example else ())
+
+    return make
+
+
+def trajectory_id(job: Job, policy: Policy | str) -> str:
     """The id under which the episode of a job is stored."""
-    return f"{job.task_id}@{policy.name}#{job.attempt}"
+    return f"{job.task_id}@{policy if isinstance(policy, str) else policy.name}#{job.attempt}"
 
 
 class Episode:
-    """One job being played; `trajectory` is set when it has ended."""
+    """One job being played. It goes on by itself until the policy is needed; `trajectory` is set when it has ended."""
 
-    def __init__(self, job: Job, pool: EnvPool, policy: Policy, optimal: bool) -> None:
+    def __init__(self, job: Job, pool: EnvPool, policy: str, optimal: bool) -> None:
         self.job, self._pool, self._policy = job, pool, policy
         self.name = trajectory_id(job, policy)
         self.trajectory: Trajectory | None = None
@@ -37,33 +112,40 @@ class Episode:
         self._prefix_steps = self._number = 0
         self._info: dict[str, Any] = {}
         self._env = pool.take()
+
+    def begin(self) -> None:
+        """Reset, and go on to the first turn that the policy is asked."""
         try:
-            options = {"task_id": job.task_id, "attempt": job.attempt}
-            _, self._info = self._env.reset(seed=job.seed, options=options)
-            if job.prefix_fraction > 0:
+            options = {"task_id": self.job.task_id, "attempt": self.job.attempt}
+            _, self._info = self._env.reset(seed=self.job.seed, options=options)
+            if self.job.prefix_fraction > 0:
                 self._play_prefix()
         except BackendError as error:
             self._break(error)
+        self._explore()
 
     def turn(self) -> Turn:
         """What the policy is asked next."""
         seed = derive_seed(self.job.seed, "turn", self._number)
         return Turn(self._info["messages"], self._info, self.name, self.job.temperature, seed)
 
-    def explore(self) -> str | None:
-        """A command drawn at random, where this step's draw says so."""
-        draw = random.Random(derive_seed(self.job.seed, "explore", self._number)).random()
-        if draw >= self.job.epsilon:
-            return None
-        self._random_steps.append(self._number)
-        return draw_admissible(self._info, derive_seed(self.job.seed, "action", self._number))
+    def answer(self, answer: Answer) -> None:
+        """Carry out what the policy answered, and go on to the next turn."""
+        if answer.usage is not None:
+            self._tokens.append(answer.usage)
+        self._step(answer.text)
+        self._explore()
 
-    def count(self, usage: Usage | None) -> None:
-        """Add the tokens of one response."""
-        if usage is not None:
-            self._tokens.append(usage)
+    def _explore(self) -> None:
+        """Carry out commands drawn at random, as long as the steps' own draws say so."""
+        while self.trajectory is None:
+            draw = random.Random(derive_seed(self.job.seed, "explore", self._number)).random()
+            if draw >= self.job.epsilon:
+                return
+            self._random_steps.append(self._number)
+            self._step(draw_admissible(self._info, derive_seed(self.job.seed, "action", self._number)))
 
-    def step(self, response: str) -> None:
+    def _step(self, response: str) -> None:
         """Carry out a response."""
         try:
             best = text_env(self._env).optimal_actions() if self._optimal is not None else None
@@ -90,7 +172,7 @@ class Episode:
             actions = env.expert_actions()
             if not actions:
                 return
-            self.step(write_response(env.expert_rationale(actions[0]), actions[0]))
+            self._step(write_response(env.expert_rationale(actions[0]), actions[0]))
             self._prefix_steps += 1
 
     def _end(self) -> None:
@@ -102,24 +184,11 @@ class Episode:
 
     def _break(self, error: BackendError) -> None:
         """A reset or step that failed is an episode too: what was played, and why it ended."""
-        info = self._info
-        self.trajectory = Trajectory(
-            trajectory_id=self.name,
-            env_id=self._env.spec.id if self._env.spec else type(self._env.unwrapped).__name__,
-            task_id=self.job.task_id,
-            system_prompt=info.get("system_prompt", ""),
-            instruction=info.get("instruction", ""),
-            steps=tuple(self._env.get_wrapper_attr("steps")) if info else (),
-            final_observation="",
-            score=float(info.get("score", 0.0)),
-            success=False,
-            terminated=True,
-            truncated=False,
-            policy=self._policy.name,
-            seed=self.job.seed,
-            error=str(error),
-            extra={**(self._env.progress if info else {}), **self._facts()},
-        )
+        self.trajectory = broken_trajectory(
+            self.job, self._policy, self._env.spec.id if self._env.spec else type(self._env.unwrapped).__name__,
+            str(error), info=self._info, steps=self._env.get_wrapper_attr("steps") if self._info else (),
+            facts={**(self._env.progress if self._info else {}), **self._facts()},
+        )  # fmt: skip
         self._pool.give_back(self._env, sound=False)
 
     def _facts(self) -> dict[str, Any]:
@@ -135,6 +204,36 @@ class Episode:
             facts["prompt_tokens"] = sum(usage.prompt_tokens for usage in self._tokens)
             facts["response_tokens"] = sum(usage.response_tokens for usage in self._tokens)
         return facts
+
+
+def broken_trajectory(
+    job: Job,
+    policy: str,
+    env_id: str,
+    error: str,
+    *,
+    info: Mapping[str, Any],
+    steps: Sequence[Step] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Trajectory:
+    """The record of an episode that something broke: how far it came, and why it ended."""
+    return Trajectory(
+        trajectory_id=trajectory_id(job, policy),
+        env_id=env_id,
+        task_id=job.task_id,
+        system_prompt=info.get("system_prompt", ""),
+        instruction=info.get("instruction", ""),
+        steps=tuple(steps),
+        final_observation="",
+        score=float(info.get("score", 0.0)),
+        success=False,
+        terminated=True,
+        truncated=False,
+        policy=policy,
+        seed=job.seed,
+        error=error,
+        extra=facts,
+    )
 
 
 class EnvPool:

@@ -1,8 +1,15 @@
 """Playing: a policy and environments in, finished trajectories out, each on disk before the next question.
 
-`batch_size` episodes are in flight at once and the policy answers all of them together; a finished
-episode is replaced at once. Every random draw derives from an episode's own seed, so its result
-depends on neither the batch nor the order.
+    until every episode has ended:
+        begin episodes until `batch_size` are under way
+        take what comes:
+            an episode's turn:        it waits for the policy
+            an ended episode:         store it, begin another in its place
+        when nothing more comes soon: the policy answers every turn that waits,
+                                      and each answer goes to its episode's environment
+
+Environments step in the meantime (`trainers.workers`), so a slow one holds nobody back. Every random draw
+derives from an episode's own seed, so its result depends on neither the batch, the order nor the workers.
 """
 
 from __future__ import annotations
@@ -10,36 +17,43 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
 
-import gymnasium as gym
 from tqdm import tqdm
 
 from icto_gym.errors import BackendError, ConfigError
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
-from icto_gym.wrappers import BriefObservation, ReAct
-from trainers.episodes import EnvPool, Episode, trajectory_id
-from trainers.policies.base import Policy
-from trainers.sampling import Job, RolloutConfig, make_env, plan_jobs, worked_example
+from trainers.episodes import Setting, Source, trajectory_id
+from trainers.policies.base import Answer, Policy, Turn
+from trainers.records import write_records
+from trainers.sampling import Job, RolloutConfig, parse_workers, plan_jobs
+from trainers.workers import Workers
 
-__all__ = ["Job", "RolloutConfig", "plan_jobs", "rollout", "trajectory_id"]
+__all__ = ["Job", "RolloutConfig", "play_in_order", "plan_jobs", "rollout", "trajectory_id"]
 
 logger = logging.getLogger(__name__)
 
 BROKEN_IN_A_ROW = 8
 """So many broken episodes without a sound one between them (or twice a full batch of them) end the run."""
+PATIENCE = 0.1
+"""How long turns that are ready wait for others before the policy is asked, as a share of its last answering."""
 
 
 def rollout(
     policy: Policy,
-    source: RolloutConfig | Callable[[], gym.Env[str, str]],
+    source: Source | Sequence[Source],
     jobs: Iterable[Job],
     store: TrajectoryStore,
     *,
     batch_size: int | None = None,
+    workers: str | None = None,
+    step_timeout: float | None = None,
     progress: bool | None = None,
 ) -> None:
     """Play the jobs that the store does not hold yet.
@@ -47,76 +61,174 @@ def rollout(
     Args:
         policy: who acts.
         source: how to make an environment: a configuration, or a function that returns a text
-            environment with `ReAct` around it.
+            environment with `ReAct` around it. Or several; a job's ``source`` says which.
         jobs: the episodes, such as `plan_jobs` gives.
         store: finished episodes go here, one by one; those in it are not played again.
-        batch_size: episodes in flight; default: the configuration's, else 8.
+        batch_size: episodes in flight; default: the (first) configuration's, else 8.
+        workers: where environments run, such as ``"threads:4"``; default: the (first) configuration's.
+        step_timeout: seconds after which a step in another process counts as hanging; default likewise.
         progress: show a progress bar; default: where standard error is a terminal or ``ICTO_PROGRESS=1``.
 
     Raises:
         BackendError: the policy's endpoint or every environment is broken. What was stored stays.
+        ConfigError: two different jobs would have the same trajectory id.
     """
-    present = store.ids()
-    pending = deque(dict.fromkeys(job for job in jobs if trajectory_id(job, policy) not in present))
-    size = batch_size or (source.batch_size if isinstance(source, RolloutConfig) else 8)
-    optimal = isinstance(source, RolloutConfig) and source.optimal_actions
-    pool = EnvPool(_env_factory(source, policy), policy.name)
+    sources = tuple(source) if isinstance(source, Sequence) else (source,)
+    first = sources[0] if isinstance(sources[0], RolloutConfig) else RolloutConfig(batch_size=8)
+    pending = _not_stored(policy, jobs, store)
+    size = batch_size or first.batch_size
+    setting = Setting(
+        sources, policy.name, bool(getattr(policy, "needs_expert", False)), bool(getattr(policy, "reads_actions", True))
+    )
+    plan = parse_workers(workers if workers is not None else first.workers)
     log = _Log(store, len(pending), max(BROKEN_IN_A_ROW, 2 * size), progress)
     logger.info("playing %d episodes with %s, %d at a time", len(pending), policy.name, size)
+    places = Workers(plan, setting, min(size, len(pending)), step_timeout or first.step_timeout)
     try:
-        _play(policy, pool, pending, log, size, optimal)
+        _Play(policy, places, pending, log, size).to_the_end()
         log.settle()
     finally:
         log.bar.close()
-        pool.close()
+        places.close()
     logger.info("played %d episodes with %s: %d successes, %d broken", log.done, policy.name, log.successes, log.broken)
 
 
-def _play(policy: Policy, pool: EnvPool, pending: deque[Job], log: _Log, size: int, optimal: bool) -> None:
-    active: list[Episode] = []
-    while active or pending:
-        while pending and len(active) < size:
-            active.append(Episode(pending.popleft(), pool, policy, optimal))
-        _step_all(policy, [episode for episode in active if episode.trajectory is None])
-        for episode in [episode for episode in active if episode.trajectory is not None]:
-            log.keep(episode.trajectory)  # type: ignore[arg-type]
-            active.remove(episode)
-            getattr(policy, "forget", _nothing)(episode.name)
+def play_in_order(
+    policy: Policy, source: Source | Sequence[Source], jobs: Sequence[Job], out: Path
+) -> list[Trajectory]:
+    """Play every job that the file ``out`` does not hold, then put the file into the jobs' order.
+
+    Episodes are stored as they end, and which ends first depends on where a run was interrupted; what
+    is made of the file must not. What else the file holds stays, behind them.
+    """
+    store = TrajectoryStore(out)
+    rollout(policy, source, jobs, store)
+    found = {trajectory.trajectory_id: trajectory for trajectory in store}
+    ordered = [found[name] for name in (trajectory_id(job, policy) for job in jobs)]
+    planned = {item.trajectory_id for item in ordered}
+    write_records(out, [*ordered, *(item for name, item in found.items() if name not in planned)])
+    return ordered
+
+
+def _not_stored(policy: Policy, jobs: Iterable[Job], store: TrajectoryStore) -> deque[Job]:
+    """The jobs still to be played, each once."""
+    present, chosen = store.ids(), dict[str, Job]()
+    for job in jobs:
+        name = trajectory_id(job, policy)
+        if chosen.setdefault(name, job) != job:
+            raise ConfigError(
+                f"Two different jobs would both be stored as {name}: {chosen[name]} and {job}. "
+                "Number the attempts at a task, and play configurations that share tasks into files of their own."
+            )
+    return deque(job for name, job in chosen.items() if name not in present)
+
+
+class _Answered(NamedTuple):
+    """A policy that computes elsewhere has answered."""
+
+    episode: str
+    future: Future[Answer]
+
+
+class _Play:
+    """The loop; see the module's text."""
+
+    def __init__(self, policy: Policy, workers: Workers, pending: deque[Job], log: _Log, size: int) -> None:
+        self._policy, self._workers, self._pending, self._log, self._size = policy, workers, pending, log, size
+        self._under_way: set[str] = set()
+        self._waiting: dict[str, Turn] = {}
+        self._futures: dict[str, Future[Answer]] = {}
+        self._answering_seconds = 0.0
+        self._ask_at = 0.0
+
+    def to_the_end(self) -> None:
+        """Play every pending job."""
+        try:
+            self._begin_episodes()
+            while self._under_way:
+                event = self._next_event()
+                if event is None:
+                    self._ask()
+                elif isinstance(event, Trajectory):
+                    self._keep(event)
+                elif isinstance(event, _Answered):
+                    self._pass_on(event)
+                else:
+                    self._wait(event)
+        finally:
+            for future in self._futures.values():
+                future.cancel()
+
+    def _begin_episodes(self) -> None:
+        while self._pending and len(self._under_way) < self._size:
+            job = self._pending.popleft()
+            self._under_way.add(trajectory_id(job, self._policy))
+            self._workers.begin(job)
+
+    def _next_event(self) -> Turn | Trajectory | _Answered | None:
+        """What comes next; None where the policy should be asked now."""
+        if not self._waiting:
+            return self._workers.next(None)
+        all_wait = len(self._waiting) == len(self._under_way)
+        return self._workers.next(0 if all_wait else max(0.0, self._ask_at - time.monotonic()))
+
+    def _wait(self, turn: Turn) -> None:
+        if not self._waiting:
+            self._ask_at = time.monotonic() + PATIENCE * self._answering_seconds
+        self._waiting[turn.episode] = turn
+
+    def _keep(self, trajectory: Trajectory) -> None:
+        """An episode has ended: store it, and begin another."""
+        name = trajectory.trajectory_id
+        self._under_way.remove(name)
+        self._waiting.pop(name, None)
+        self._futures.pop(name, None)
+        self._log.keep(trajectory)
+        getattr(self._policy, "forget", _nothing)(name)
+        self._begin_episodes()
+
+    def _ask(self) -> None:
+        """Have the policy answer every turn that waits."""
+        turns = list(self._waiting.values())
+        self._waiting.clear()
+        if hasattr(self._policy, "submit"):
+            for turn in turns:
+                self._submit(turn)
+            return
+        begin = time.monotonic()
+        answers = _act(self._policy, turns)
+        self._answering_seconds = time.monotonic() - begin
+        for turn, answer in zip(turns, answers, strict=True):
+            self._workers.answer(turn.episode, answer)
+
+    def _submit(self, turn: Turn) -> None:
+        future: Future[Answer] = self._policy.submit(turn)  # type: ignore[attr-defined]
+        self._futures[turn.episode] = future
+        future.add_done_callback(lambda done: self._workers.post(_Answered(turn.episode, done)))
+
+    def _pass_on(self, answered: _Answered) -> None:
+        if self._futures.get(answered.episode) is answered.future:  # else its episode has ended without it
+            del self._futures[answered.episode]
+            self._workers.answer(answered.episode, _checked(self._policy, answered.future.result()))
+
+
+def _act(policy: Policy, turns: Sequence[Turn]) -> list[Answer]:
+    """One answer per turn, with its tokens where the policy counts them."""
+    texts = policy.act(turns)
+    if len(texts) != len(turns):
+        raise ConfigError(f"Policy {policy.name!r} gave {len(texts)} responses to {len(turns)} turns.")
+    usages = getattr(policy, "last_usage", None) or [None] * len(turns)
+    return [_checked(policy, Answer(text, usage)) for text, usage in zip(texts, usages, strict=True)]
+
+
+def _checked(policy: Policy, answer: Answer) -> Answer:
+    if not isinstance(answer.text, str):
+        raise ConfigError(f"Policy {policy.name!r} gave {type(answer.text).__name__} {answer.text!r:.80}, not a str.")
+    return answer
 
 
 def _nothing(episode: str) -> None:
     """Most policies keep nothing between turns."""
-
-
-def _step_all(policy: Policy, episodes: list[Episode]) -> None:
-    """One step in every episode; only those whose step is not drawn at random ask the policy."""
-    responses = {episode.name: episode.explore() for episode in episodes}
-    asking = [episode for episode in episodes if responses[episode.name] is None]
-    if asking:
-        answers = policy.act([episode.turn() for episode in asking])
-        if len(answers) != len(asking):
-            raise ConfigError(f"Policy {policy.name!r} gave {len(answers)} responses to {len(asking)} turns.")
-        usages = getattr(policy, "last_usage", None) or [None] * len(asking)
-        for episode, answer, usage in zip(asking, answers, usages, strict=True):
-            if not isinstance(answer, str):
-                raise ConfigError(f"Policy {policy.name!r} gave {type(answer).__name__} {answer!r:.80}, not a str.")
-            responses[episode.name] = answer
-            episode.count(usage)
-    for episode in episodes:
-        episode.step(responses[episode.name] or "")
-
-
-def _env_factory(source: RolloutConfig | Callable[[], Any], policy: Policy) -> Callable[[], gym.Env[str, str]]:
-    if not isinstance(source, RolloutConfig):
-        return source
-    config, expert = source, bool(getattr(policy, "needs_expert", False))
-
-    def make() -> gym.Env[str, str]:
-        env = make_env(config, expert=expert)
-        env = BriefObservation(env) if config.brief else env
-        return ReAct(env, window=config.window, example=worked_example(env) if config.example else ())
-
-    return make
 
 
 class _Log:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 from icto_gym.core import TextEnv
-from icto_gym.errors import ConfigError
+from icto_gym.errors import ConfigError, check_name
 from icto_gym.tasks import Manifest, Task
 from trainers.policies.base import derive_seed
 
@@ -52,8 +54,14 @@ class RolloutConfig:
     """Step limit; None: the environment's published one."""
     optimal_actions: bool = False
     """Note at every step whether the action begins a shortest way to success, where the environment knows."""
+    workers: str | None = None
+    """Where environments run: none (in this thread), threads:N, processes:N or ray:N; results do not depend on it.
+    Left out: in threads where they wait for another process (a Java machine, a browser), else in this thread."""
+    step_timeout: float = 600.0
+    """Seconds after which a step in a process or Ray worker counts as hanging; the worker is replaced."""
 
     def __post_init__(self) -> None:
+        parse_workers(self.workers)
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -69,7 +77,27 @@ _RANGES = (
     ("batch_size", 1, float("inf")),
     ("window", 1, float("inf")),
     ("max_episode_steps", 1, float("inf")),
+    ("step_timeout", 0.001, 1e9),
 )
+
+WORKER_KINDS = ("none", "threads", "processes", "ray")
+
+
+def parse_workers(text: str | None) -> tuple[str, int] | None:
+    """``"threads:4"`` -> ``("threads", 4)``; ``"none"`` -> ``("none", 0)``; None: each environment's own kind.
+
+    Raises:
+        ConfigError: it says something else.
+    """
+    if text is None:
+        return None
+    kind, _, number = str(text).partition(":")
+    check_name(kind, WORKER_KINDS, "kind of workers")
+    if kind == "none" and not number:
+        return kind, 0
+    if kind == "none" or not number.isdecimal() or not 1 <= int(number) <= 10_000:
+        raise ConfigError(f"workers is {text!r}; write none, threads:N, processes:N or ray:N with N from 1.")
+    return kind, int(number)
 
 
 class Job(NamedTuple):
@@ -84,17 +112,29 @@ class Job(NamedTuple):
     """Chance per step of an admissible command drawn at random."""
     prefix_fraction: float = 0.0
     """Where on the expert's path the policy takes over, in [0, 1); 0: at the start."""
+    source: int = 0
+    """Which of a rollout's environments plays it, counted in the order they are given."""
 
 
-def plan_jobs(config: RolloutConfig, tasks: Iterable[Task | str] | None = None) -> list[Job]:
+def plan_jobs(config: RolloutConfig | Sequence[RolloutConfig], tasks: Iterable[Task | str] | None = None) -> list[Job]:
     """The episodes of a run: every attempt at the first task, then the next task.
 
     Args:
-        config: what to play.
+        config: what to play; of several, the episodes come in turn, so that all end at about the same time.
         tasks: tasks or task ids in place of those that ``config.split`` names; ``max_tasks`` holds for them too.
     """
+    if not isinstance(config, RolloutConfig):
+        if tasks is not None:
+            raise ConfigError("Tasks can be named for one configuration only; plan each by itself.")
+        return _in_turn([[job._replace(source=n) for job in plan_jobs(one)] for n, one in enumerate(config)])
     chosen = choose_tasks(list_tasks(config) if tasks is None else tasks, config.max_tasks)
     return [_plan_job(config, task_id, attempt) for task_id in chosen for attempt in range(config.attempts)]
+
+
+def _in_turn(plans: Sequence[Sequence[Job]]) -> list[Job]:
+    """Several plans as one, each spread evenly over the whole."""
+    placed = [((place + 0.5) / len(plan), job) for plan in plans for place, job in enumerate(plan)]
+    return [job for _, job in sorted(placed, key=lambda item: item[0])]
 
 
 def choose_tasks(tasks: Iterable[Task | str], count: int | None) -> list[str]:
@@ -150,6 +190,19 @@ def make_env(config: RolloutConfig, *, expert: bool = False) -> gym.Env[str, str
         if "unexpected keyword argument" not in str(error):
             raise
         raise ConfigError(f"{config.env_id} cannot be made with env_kwargs {config.env_kwargs!r}: {error}.") from error
+
+
+def waits_elsewhere(env_id: str) -> bool:
+    """Whether most of a step is waiting for another process, as the environment's class says of itself."""
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        entry = gym.spec(name).entry_point
+        kind = load_env_creator(entry) if isinstance(entry, str) else entry
+    except (gym.error.Error, ImportError):  # making it will say so, in its own words
+        return False
+    return bool(getattr(kind, "waits_elsewhere", False))
 
 
 def text_env(env: gym.Env[str, str]) -> TextEnv:

@@ -26,7 +26,6 @@ from trainers.evaluation.evaluate import (
     evaluate_policy,
     greedy,
     make_probe,
-    play_all,
 )
 from trainers.evaluation.metrics import Scoring
 from trainers.feedback import (
@@ -43,7 +42,7 @@ from trainers.policies import Policy
 from trainers.policies.players import ActingConfig, Player, Start, named_player, weights_digest
 from trainers.policies.players import model_player as model_player
 from trainers.records import PreferencePair, StepRewards, Verdict, read_records, write_records
-from trainers.rollout import RolloutConfig
+from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
 from trainers.runs import Run, drop_drafts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
@@ -69,14 +68,18 @@ class DemonstrationConfig:
 
 
 # ---- play -------------------------------------------------------------------------------------
-def explore(run: Run, out: Path, player: Player, config: RolloutConfig) -> Path:
-    """Play the configured episodes into ``out`` (trajectories)."""
+def explore(run: Run, out: Path, player: Player, config: RolloutConfig, *others: RolloutConfig) -> Path:
+    """Play the configured episodes into ``out`` (trajectories), those of several environments in one rollout."""
 
     def work() -> dict[str, Any]:
-        manifest = chosen_manifest(config)
-        return play_facts(play_all(player.load(), config, manifest, out))
+        for one in (config, *others):
+            chosen_manifest(one)
+        jobs = plan_jobs([config, *others])
+        return play_facts(play_in_order(player.load(), [config, *others], jobs, out))
 
-    run.stage(_name(run, out), work, inputs={"policy": player.source, "config": config}, outputs=[out])
+    # where and how many at once it plays decides nothing, so a run continues with other workers
+    played = [replace(one, workers=None, batch_size=1) for one in (config, *others)]
+    run.stage(_name(run, out), work, inputs={"policy": player.source, "config": played}, outputs=[out])
     return out
 
 

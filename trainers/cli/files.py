@@ -12,7 +12,8 @@ import tyro
 
 from icto_gym.errors import ConfigError
 from trainers import stages
-from trainers.cli.parsing import ConfigFile, Flat, parse
+from trainers.cli.parsing import ConfigFile, Flat, parse, read_section
+from trainers.config import read_yaml
 from trainers.feedback import JudgeConfig, StepRewardConfig
 from trainers.pairing import PairingConfig
 from trainers.rollout import RolloutConfig
@@ -23,6 +24,8 @@ icto rollout expert --env-id icto/WebShop-v0 --split train --max-tasks 50 --atte
 icto rollout hf:runs/demo/sft/checkpoint --config examples/configs/demo.yaml --out runs/a/trajectories.jsonl
 icto rollout random --env-id icto/WebShop-v0 --epsilon 0 --out runs/a/random.jsonl
 icto rollout openai:my-model --policy-options '{base_url: "http://localhost:8000/v1"}' --out runs/a/remote.jsonl
+icto rollout expert --env-id icto/ScienceWorld-v0 --workers processes:4 --max-tasks 20 --out runs/a/science.jsonl
+icto rollout expert --also alfworld.yaml scienceworld.yaml --max-tasks 20 --out runs/a/mix.jsonl
 """
 JUDGE_EXAMPLES = """
 icto judge runs/a/trajectories.jsonl --out runs/a/verdicts.jsonl
@@ -68,6 +71,8 @@ class RolloutCommand:
     """File for the trajectories."""
     policy_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of the policy."""
+    also: tuple[Path, ...] = ()
+    """YAML files with the settings of further environments, played in the same rollout."""
     config: ConfigFile = None
     settings: Annotated[RolloutConfig, Flat] = field(default_factory=RolloutConfig)
 
@@ -76,8 +81,9 @@ def rollout(arguments: list[str]) -> None:
     """``icto rollout``."""
     command = parse(RolloutCommand, arguments, prog="icto rollout", examples=ROLLOUT_EXAMPLES, section="rollout")
     player = stages.named_player(command.policy, command.policy_options)
+    others = [read_section(RolloutConfig, read_yaml(existing(path)), str(path), "rollout") for path in command.also]
     with in_folder(command.out) as run:
-        stages.explore(run, command.out, player, command.settings)
+        stages.explore(run, command.out, player, command.settings, *others)
         show(stages.facts_of(run, command.out))
 
 

@@ -19,8 +19,7 @@ from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
 from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.policies.base import Policy, derive_seed
-from trainers.records import write_records
-from trainers.rollout import Job, RolloutConfig, plan_jobs, rollout, trajectory_id
+from trainers.rollout import Job, RolloutConfig, plan_jobs, play_in_order, rollout
 from trainers.sampling import choose_tasks, list_tasks
 
 logger = logging.getLogger(__name__)
@@ -153,18 +152,8 @@ def evaluate_policy(
 def play_all(
     policy: Policy, config: RolloutConfig, manifest: Manifest, out: Path, *, jobs: Sequence[Job] | None = None
 ) -> list[Trajectory]:
-    """Play every planned episode that ``out`` does not hold, then put the file into the order of the plan.
-
-    Episodes are stored as they end, and which ends first depends on where a run was interrupted; what
-    is made of the file must not.
-    """
-    store, jobs = TrajectoryStore(out), plan_jobs(config, manifest) if jobs is None else jobs
-    rollout(policy, config, jobs, store)
-    found = {trajectory.trajectory_id: trajectory for trajectory in store}
-    ordered = [found[name] for name in (trajectory_id(job, policy) for job in jobs)]
-    planned = {item.trajectory_id for item in ordered}
-    write_records(out, [*ordered, *(item for name, item in found.items() if name not in planned)])
-    return ordered
+    """Play every planned episode that ``out`` does not hold; see `play_in_order`."""
+    return play_in_order(policy, config, plan_jobs(config, manifest) if jobs is None else jobs, out)
 
 
 def decoding(policy: Policy, config: RolloutConfig, temperature: float = 0.0) -> dict[str, Any]:

@@ -36,13 +36,22 @@ class Usage(NamedTuple):
     response_tokens: int
 
 
+class Answer(NamedTuple):
+    """What a policy wrote, and what that took."""
+
+    text: str
+    usage: Usage | None = None
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Batch-first: a graphics card likes it, an endpoint maps it over threads, one turn is a batch of one.
 
     A policy may also have `forget(episode: str)`, called when an episode has ended; `last_usage`, one
-    `Usage` per turn of the latest `act`; and `needs_expert = True`, which has environments put the
-    demonstrated action into ``info``.
+    `Usage` per turn of the latest `act`; `needs_expert = True`, which has environments put the
+    demonstrated action into ``info``; `reads_actions = False`, which spares environments in other
+    processes listing ``info["admissible_actions"]``; and, where others do the computing,
+    `submit(turn) -> Future[Answer]`, which a rollout prefers to `act`: no answer waits for another.
     """
 
     name: str

@@ -34,6 +34,7 @@ class HFPolicy:
     """
 
     packages = ("torch", "transformers", "tokenizers")
+    reads_actions = False
 
     def __init__(
         self,

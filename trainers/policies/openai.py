@@ -32,6 +32,7 @@ class OpenAIPolicy:
     """
 
     packages = ("openai",)
+    reads_actions = False
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class ScienceWorldEnv(TextEnv):
     recorded_info = ("best_score", "subgoals_done", "subgoals_total", "moves")
     packages = ("scienceworld", "py4j")
     program_arguments = ("java",)
+    waits_elsewhere = True
 
     def __init__(
         self,
