@@ -48,7 +48,6 @@ class WebShopBrowserEnv(WebShopEnv):
         driver: str | None = None,
         width: int = 1280,
         height: int = 800,
-        pictures: bool = False,
         **others: Any,
     ) -> None:
         """Args:
@@ -56,7 +55,6 @@ class WebShopBrowserEnv(WebShopEnv):
         observation_mode: ``"text"`` or ``"html"``.
         browser, driver: programs; None: Chromium and its driver on PATH.
         width, height: of the page and of a screenshot, in pixels.
-        pictures: pages hold product pictures; this browser reaches nothing but the site, so they stay empty.
         others: the further arguments of `WebShopEnv`.
 
         Raises:
@@ -69,7 +67,7 @@ class WebShopBrowserEnv(WebShopEnv):
         for module in ("selenium", "starlette", "uvicorn", "jinja2", "PIL"):
             require(module, extra="browser")
         self._programs = (find_program(browser, BROWSERS, "browser"), find_program(driver, DRIVERS, "driver"))
-        self._size, self._pictures = (width, height), bool(pictures)
+        self._size = (width, height)
         self._machine: _Machine | None = None
         super().__init__(data, observation_mode, goals, num_products, catalog_seed, search, **others)
         if self.render_mode == "human" and os.name == "posix" and not _has_screen():
@@ -113,7 +111,7 @@ class WebShopBrowserEnv(WebShopEnv):
                 return self._machine.open(self._behind)
             except BackendError:  # it broke between two episodes
                 self._put_away()
-        self._machine = _Machine(self._programs, self._size, self.render_mode == "human", self._pictures)
+        self._machine = _Machine(self._programs, self._size, self.render_mode == "human")
         try:
             self._machine.open(self._behind)
         except BackendError:
@@ -161,7 +159,7 @@ class WebShopBrowserEnv(WebShopEnv):
 class _Machine:
     """A site with one visit, and a browser in it."""
 
-    def __init__(self, programs: tuple[str, str], size: tuple[int, int], window: bool, pictures: bool) -> None:
+    def __init__(self, programs: tuple[str, str], size: tuple[int, int], window: bool) -> None:
         from icto_gym.envs.webshop.site.app import Site
         from icto_gym.envs.webshop.site.serve import SiteThread
         from icto_gym.envs.webshop.site.visits import Visit, Visits
@@ -169,7 +167,7 @@ class _Machine:
         self._make_visit = Visit
         self._visits = Visits()
         self._name = ""
-        self._server = SiteThread(Site(self._visits, pictures=pictures, body_limit=FORM_LIMIT))
+        self._server = SiteThread(Site(self._visits, body_limit=FORM_LIMIT))
         try:
             self.chromium = Chromium(*programs, size, window=window)
         except BaseException:

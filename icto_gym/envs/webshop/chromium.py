@@ -94,21 +94,25 @@ class Chromium:
             [sys.executable, "-I", "-S", keeper.__file__, self._folder], stdin=subprocess.PIPE, start_new_session=True
         )
         self._driver: Any = None
+        self._service: Any = None
         try:
             options = self._options(selenium, browser, size, window, dark)
-            service = selenium.ChromeService(
+            self._service = selenium.ChromeService(
                 executable_path=driver,  # given, so that Selenium looks for none and downloads none
                 service_args=[f"--log-path={self._folder}/driver.log"],  # also what the keeper knows it by
                 popen_kw={"start_new_session": True},  # Ctrl-C is for this process
             )
-            self._driver = selenium.Chrome(options=options, service=service)
+            self._service.start()
+            self._driver = _connect(selenium, self._service.service_url, options)
             self._driver.set_page_load_timeout(WAIT)
             self._driver.set_script_timeout(WAIT)
             width, height = size
             metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-            self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        except Exception as error:
+            self._driver.execute("executeCdpCommand", {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics})
+        except BaseException as error:
             self.close()
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
             raise BackendError(f"Chromium ({browser}, {driver}) did not start: {_first_line(error)}") from error
 
     def _options(self, selenium: Any, browser: str, size: tuple[int, int], window: bool, dark: bool) -> Any:
@@ -189,15 +193,26 @@ class Chromium:
         """End browser, driver and keeper, and remove the profile; harmless when called again."""
         if os.getpid() != self._owner or self._keeper.returncode is not None:
             return  # a forked child leaves its parent's browser alone
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            service = driver.service
-            keeper.clear_away(self._folder)  # quick, and works on a browser that hangs
-            with contextlib.suppress(Exception):
-                service.process.wait(5)
+        self._driver = None
+        keeper.clear_away(self._folder)  # quick, and works on a browser that hangs
+        if self._service is not None and self._service.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._service.process.wait(5)
         assert self._keeper.stdin is not None
         self._keeper.stdin.close()
         self._keeper.wait(30)
+
+
+def _connect(selenium: Any, address: str, options: Any) -> Any:
+    """A driver's session. What the environment says of proxies is not for this machine's own addresses."""
+    config = require("selenium.webdriver.remote.client_config", extra="browser").ClientConfig
+    proxy = require("selenium.webdriver.common.proxy", extra="browser").Proxy(raw={"proxyType": "DIRECT"})
+    connection = require("selenium.webdriver.chrome.remote_connection", extra="browser").ChromeRemoteConnection(
+        address, client_config=config(address, proxy=proxy, timeout=int(2 * WAIT))
+    )
+    # without it, a search for words that happen to be a path would upload that file
+    no_files = require("selenium.webdriver.remote.file_detector", extra="browser").UselessFileDetector()
+    return selenium.Remote(command_executor=connection, options=options, file_detector=no_files)
 
 
 def typeable(words: str) -> bool:

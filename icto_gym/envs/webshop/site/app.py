@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,8 @@ from icto_gym.envs.webshop.session import END
 from icto_gym.envs.webshop.site.guard import BODY_LIMIT, Guard, read_body
 from icto_gym.envs.webshop.site.visits import Visit, Visits
 from icto_gym.errors import InvalidTask
+
+logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 STALE = "That page was out of date, so nothing was done. This is where you are."
@@ -113,7 +116,11 @@ class Site:
             visit.notice = STALE
         else:
             thought = " ".join(form.get("thought", "").split())[:LONGEST_THOUGHT]
-            visit.act(_action(form), thought)
+            try:
+                visit.act(_action(form), thought)
+            except OSError as error:  # the recording: a full disk, a folder that is gone
+                logger.error("%s could not be recorded: %s", visit.info["task_id"], error)
+                raise HTTPException(507, f"The episode could not be recorded. {error}") from error
             if visit.deeds and not visit.deeds[-1].valid:
                 visit.notice = f"The shop did not understand {visit.deeds[-1].action[:80]!r}. That counts as a step."
         return _see(request.path_params["name"])

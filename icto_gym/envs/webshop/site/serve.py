@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from icto_gym.errors import BackendError, ConfigError, InvalidTask, require
+from icto_gym.store import TrajectoryStore
 from icto_gym.wrappers.react import ReAct, write_response
 from icto_gym.wrappers.record import RecordTrajectory
 
@@ -68,6 +69,7 @@ class Till:
     Raises:
         ConfigError: arguments that the environment does not take.
         InvalidTask: the split or index of ``config`` does not exist.
+        DataError, OSError: the recording cannot be read or written.
     """
 
     def __init__(self, config: ServeConfig) -> None:
@@ -82,6 +84,8 @@ class Till:
             self._make().unwrapped.manifest(config.split).at(config.index)
         self.defaults = {"split": config.split, "index": "" if config.index is None else str(config.index)}
         self.recording = "" if config.record is None else str(config.record)
+        if config.record is not None:
+            _check_recording(config.record)
 
     def _make(self) -> Any:
         kwargs = dict(self._config.env_kwargs)
@@ -108,6 +112,15 @@ class Till:
         options = {"split": split} if index is None else {"split": split, "index": index}
         _, info = env.reset(options=options)
         return Visit(env, info, write_response)
+
+
+def _check_recording(path: Path) -> None:
+    """Find what is wrong with the file before a person has played, not after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab"):
+        pass
+    for _ in TrajectoryStore(path):
+        pass
 
 
 @contextlib.contextmanager

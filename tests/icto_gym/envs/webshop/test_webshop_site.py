@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -20,7 +21,7 @@ from icto_gym.envs.webshop.site.app import STALE, Site
 from icto_gym.envs.webshop.site.guard import BODY_LIMIT
 from icto_gym.envs.webshop.site.serve import ServeConfig, SiteThread, Till, listening
 from icto_gym.envs.webshop.site.visits import Visits
-from icto_gym.errors import ConfigError, InvalidTask
+from icto_gym.errors import ConfigError, DataError, InvalidTask
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -234,6 +235,27 @@ def test_the_command_listens_on_loopback_only_unless_told_otherwise_and_then_war
         out, log = process.communicate(timeout=20)
     assert ("whoever reaches this machine" in log) == (host is not None)
     assert process.returncode == 0 and "Stopped." in out and "Traceback" not in log
+
+
+def test_a_recording_that_cannot_be_used_is_named_before_anybody_plays(tmp_path):
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text("{}\n")
+    with pytest.raises(DataError, match=r"torn\.jsonl line 1"):
+        Till(ServeConfig(record=torn))
+    with pytest.raises(OSError):
+        Till(ServeConfig(record=tmp_path))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_episode_that_cannot_be_written_says_so():
+    server = SiteThread(Site(Visits(), Till(ServeConfig(record=Path("/dev/full"), max_episode_steps=1))))
+    try:
+        client = Client(server.address)
+        visit = client.begin(0)
+        status, _, page = client.post(visit, step=0, search_query="lamp")
+        assert status == 507 and "could not be recorded" in page and "No space left" in page
+    finally:
+        server.stop()
 
 
 def test_wrong_settings_are_named():
