@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.trajectory import Step, Trajectory
+from icto_gym.wrappers import RecordTrajectory
 from trainers.evaluation import HIGHER_IS_BETTER, Estimate, estimate, paired_difference, summarize
 from trainers.evaluation.metrics import bootstrap_means, metrics_from_json, metrics_to_json
 
@@ -151,3 +155,45 @@ def test_different_tasks_are_refused_unless_forced():
 def test_an_unknown_metric_is_met_with_a_suggestion():
     with pytest.raises(ConfigError, match="Did you mean 'success_rate'"):
         paired_difference(FOUR, FOUR, "succes_rate")
+
+
+# ---- progress, and what the ETO protocol counts
+
+
+def test_progress_is_the_largest_share_of_sub_goals_reached_and_absent_where_there_are_none():
+    risen = play("a", [0.0] * 3, extra={"progress": [0.25, 0.75, 0.5]})
+    assert summarize([risen, play("b", [1.0])])["progress"] == (0.75, *summarize([risen])["progress"][1:3], 1)
+    older = play("c", [0.0], extra={"subgoals_done": 1, "subgoals_total": 4})
+    assert summarize([older])["progress"].value == 0.25
+    assert "progress" not in summarize([play("b", [1.0])])
+    with pytest.raises(DataError, match="expected shares"):
+        summarize([play("d", [0.0], extra={"progress": [2.0]})])
+
+
+def test_the_best_score_keeps_what_was_lost_again_and_what_was_there_at_the_start():
+    lost = play("a", [0.5, -0.5])
+    begun = replace(play("b", [0.25, 0.0]), score=0.5)
+    assert summarize([lost])["best_score"].value == 0.5
+    assert summarize([begun])["best_score"].value == 0.5
+
+
+def test_a_broken_episode_did_not_end_by_itself():
+    assert summarize([replace(play("a", [0.0]), error="gone")])["ended_by_itself_rate"].value == 0.0
+
+
+def test_the_recorder_keeps_progress_of_every_step_where_the_environment_tells():
+    env = RecordTrajectory(gym.make("icto/ALFWorld-v0"), None)
+    env.reset(options={"split": "valid_seen", "index": 0})
+    for _ in range(40):
+        *_, terminated, truncated, _ = env.step((env.unwrapped.expert_actions() or ["look"])[0])
+        if terminated or truncated:
+            break
+    found = env.last_trajectory
+    shares = found.extra["progress"]
+    assert len(shares) == len(found.steps) and shares[-1] == 1.0 and shares[0] < 1.0
+    assert summarize([found])["progress"].value == 1.0
+
+
+def test_the_difference_of_five_tasks_is_never_enough():
+    found = paired_difference([play(f"t{n}", [0.0] * 5) for n in range(5)], tasks([0.0] * 5), "mean_actions")
+    assert (found.difference, found.better) == (4.0, "unclear")
