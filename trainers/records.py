@@ -94,6 +94,42 @@ class StepRewards:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """How likely one policy finds the responses of one trajectory; log-probabilities in nats, at most one per step.
+
+    A conversation that the model cannot read to its end has fewer numbers than steps.
+    """
+
+    trajectory_id: str
+    policy: str
+    """Who rated: a training folder of the run such as ``iteration-01/dpo``, or ``base``."""
+    weights: str
+    """Digest of its weights or of the model's settings: numbers of other weights are not these."""
+    content: str
+    """Digest of the trajectory that was read."""
+    responses: tuple[float, ...]
+    """Sum over all tokens of each response, as the losses see it."""
+    commands: tuple[float, ...]
+    """Sum over the tokens of its command alone, given the thought before it."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "trajectory_id", "policy", "weights", "content")
+        for name in ("responses", "commands"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if len(self.responses) != len(self.commands):
+            raise DataError(f"field responses has {len(self.responses)} entries and commands {len(self.commands)}")
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return _dump(asdict(self))
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Likelihoods:
+        """Check a decoded line and build the likelihoods."""
+        return cls(**_known_fields(cls, record))
+
+
+@dataclass(frozen=True, slots=True)
 class PreferencePair:
     """Two continuations of one conversation, of which one is preferred.
 

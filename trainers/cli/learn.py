@@ -1,4 +1,4 @@
-"""Learning: ``icto train`` (one stage), ``icto run`` (a whole method) and ``icto report``."""
+"""Learning: ``icto train`` (one stage) and ``icto run`` (a whole method)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from icto_gym.errors import ConfigError, check_name
+from icto_gym.errors import check_name
 from trainers import stages
 from trainers.cli.files import existing, show
 from trainers.cli.parsing import ConfigFile, Flat, parse
@@ -53,11 +53,6 @@ icto run icto --config smollm2-cpu --tracker tensorboard --run runs/watched
 icto run my_package.my_module:run_mine --run runs/mine
 The same command continues a run that was interrupted, whatever interrupted it.
 """
-REPORT_EXAMPLES = """
-icto report runs/demo
-icto report runs/demo runs/beta02 --out comparison.html
-"""
-
 StartAt = Annotated[
     Path | None, tyro.conf.arg(help="Checkpoint folder to start from; left out: the model that --model.* describe.")
 ]
@@ -182,28 +177,3 @@ def _run_command(method: Method) -> type[Any]:
     )
     command.__doc__ = method.config_class.__doc__
     return command
-
-
-# ---- report -----------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class ReportCommand:
-    """Write one HTML page about one or several runs, and print their tables."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders."""
-    out: Path | None = None
-    """The page; left out: report.html in the first run's folder."""
-
-
-def report(arguments: list[str]) -> None:
-    """``icto report``."""
-    command = parse(ReportCommand, arguments, prog="icto report", examples=REPORT_EXAMPLES)
-    if not command.runs:
-        raise ConfigError("Name at least one run folder, such as runs/demo.")
-    for folder in command.runs:
-        if not folder.is_dir():
-            raise ConfigError(f"There is no run folder {folder}.")
-    for folder in command.runs:
-        print(run_text(read_run(folder)))
-    page = write_report(command.runs, command.out or command.runs[0] / "report.html")
-    print(f"The page with curves, causes and episodes: {page}")

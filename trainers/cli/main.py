@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("trainers.cli.learn:run", "a whole method, such as icto or bc: all of the above in turn"),
     "evaluate": ("trainers.cli.measure:evaluate", "policy x splits -> metrics.json, with intervals; or repeat one"),
     "compare": ("trainers.cli.measure:compare", "two results on the same tasks -> which is better, in words"),
-    "report": ("trainers.cli.learn:report", "run folders -> one HTML page"),
+    "report": ("trainers.cli.report:report", "run folders -> one HTML page"),
     "import": ("trainers.cli.exchange:import_", "records of ETO, AgentGym, TRL or datasets -> trajectories or pairs"),
     "export": ("trainers.cli.exchange:export", "trajectories or pairs -> TRL, ShareGPT, Parquet or Minari"),
     "doctor": ("trainers.cli.look:doctor", "what is installed and what this machine can do"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium as gym
 import tyro
 
+from icto_gym.wrappers import ReAct, RecordTrajectory
 from trainers.cli.parsing import parse
 from trainers.sampling import RolloutConfig, make_env, text_env
 
@@ -16,14 +18,33 @@ EXAMPLES = """
 icto play icto/WebShop-v0                              a task drawn from the train split
 icto play icto/WebShop-v0 --split dev --index 3        a counted task
 icto play icto/WebShop-v0 --task-id webshop-mini/dev/0003
+icto play icto/ALFWorld-v0 --record me.jsonl --policy anna    kept like any policy's play: judge, pair, train with it
+printf 'expert\\nlook\\nquit\\n' | icto play icto/ALFWorld-v0   commands from a pipe
 """
-WORDS = "Type an action, or: expert (a hint), actions (what is possible), quit."
 LISTED = 40
+COMMANDS = {
+    "?": "these words",
+    "goal": "the task again",
+    "look again": "the last observation again",
+    "actions [WORD]": "what is possible now, or what of it holds WORD",
+    "hint": "a hint: the first word of what the expert would do",
+    "expert": "what the expert would do, and why",
+    "quit": "leave; an episode that has not ended is not recorded",
+}
+WORDS = (
+    "Type an action as the instructions above show, or: "
+    + ", ".join(COMMANDS)
+    + ". A thought may come first:\n"
+    + ("  I should look first. Action: look")
+)
 
 
 @dataclass(frozen=True)
 class PlayCommand:
-    """Play a task in the terminal. ``expert`` shows what the expert would do, ``actions`` what is possible."""
+    """Play a task in the terminal, by hand.
+
+    Type actions as the environment's instructions show. `?` lists the other words: goal, actions, hint, expert, quit.
+    """
 
     env_id: Annotated[str, tyro.conf.Positional]
     """Environment id."""
@@ -35,6 +56,10 @@ class PlayCommand:
     """The task's place in the split, from 0."""
     seed: int | None = None
     """Draws the task."""
+    record: Path | None = None
+    """File of trajectories that the finished episode is added to."""
+    policy: str = "human"
+    """What the player is called in the record."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment."""
 
@@ -42,7 +67,8 @@ class PlayCommand:
 def play(arguments: list[str]) -> None:
     """``icto play``."""
     command = parse(PlayCommand, arguments, prog="icto play", examples=EXAMPLES)
-    env = make_env(RolloutConfig(env_id=command.env_id, env_kwargs=command.env_kwargs), expert=True)
+    inner = make_env(RolloutConfig(env_id=command.env_id, env_kwargs=command.env_kwargs), expert=True)
+    env = RecordTrajectory(ReAct(inner), command.record, policy=command.policy)
     options: dict[str, Any] = {"split": command.split}
     if command.task_id is not None:
         options = {"task_id": command.task_id}
@@ -53,29 +79,46 @@ def play(arguments: list[str]) -> None:
         print(
             f"{info['task_id']}\n{info['system_prompt'].strip()}\n\n{info['instruction']}\n\n{observation}\n\n{WORDS}"
         )
-        _loop(env, info)
+        if _loop(env, observation, info) and command.record is not None:
+            print(f"Recorded in {command.record} as {env.last_trajectory.trajectory_id}.")  # type: ignore[union-attr]
     finally:
         env.close()
 
 
-def _loop(env: gym.Env[str, str], info: dict[str, Any]) -> None:
+def _loop(env: RecordTrajectory, observation: str, info: dict[str, Any]) -> bool:
+    """Play until the episode is over (True) or the person leaves (False)."""
     number, over = 0, False
     while not over:
-        action = _read()
-        if action is None or action == "quit":
+        typed = _read()
+        if typed is None or typed == "quit":
             print(f"You left after {number} actions; score {info['score']:g}.")
-            return
-        if action == "expert":
-            print(_hint(env))
+            return False
+        answer = _answer(typed, env, observation, info)
+        if answer is not None:
+            print(answer)
             continue
-        if action == "actions":
-            print(_possible(info))
-            continue
-        observation, reward, terminated, truncated, info = env.step(action)
+        response = typed if "action:" in typed.lower() else f"Action: {typed}"
+        observation, reward, terminated, truncated, info = env.step(response)
         number, over = number + 1, terminated or truncated
-        print(f"\n{observation}\n[action {number}, reward {reward:+.3g}, score {info['score']:.3g}]")
+        understood = "" if info["valid_action"] else ", not understood"
+        print(f"\n{observation}\n[action {number}, reward {reward:+.3g}, score {info['score']:.3g}{understood}]")
     ending = "success" if info["success"] else "the step limit was reached" if truncated else "no success"
     print(f"The episode is over: {ending}, score {info['score']:.3g} in {number} actions.")
+    return True
+
+
+def _answer(typed: str, env: RecordTrajectory, observation: str, info: dict[str, Any]) -> str | None:
+    """What is said to one of our own words; None for an action."""
+    word, _, rest = typed.partition(" ")
+    if not typed or typed in ("?", "help"):
+        return "\n".join(f"  {name:<16}{meaning}" for name, meaning in COMMANDS.items())
+    if typed == "goal":
+        return str(info["instruction"])
+    if typed == "look again":
+        return observation
+    if typed in ("expert", "hint"):
+        return _hint(env, whole=typed == "expert")
+    return _possible(info, rest.strip()) if word == "actions" else None
 
 
 def _read() -> str | None:
@@ -85,19 +128,24 @@ def _read() -> str | None:
     return line.strip() if line else None
 
 
-def _hint(env: gym.Env[str, str]) -> str:
+def _hint(env: RecordTrajectory, *, whole: bool) -> str:
     inner = text_env(env)
     actions = inner.expert_actions()
     if not actions:
         return "The expert knows no way on from here."
+    if not whole:
+        return f"It begins with: {re.split(r'[^A-Za-z]', actions[0])[0]} ...   (about {len(actions)} actions to go)"
     reason = inner.expert_rationale(actions[0])
     return f"The expert would do: {actions[0]}" + (f"   ({reason})" if reason else "")
 
 
-def _possible(info: dict[str, Any]) -> str:
-    actions = info["admissible_actions"]
-    if actions is None:
+def _possible(info: dict[str, Any], word: str) -> str:
+    if info["admissible_actions"] is None:
         return "This environment does not list them."
-    shown = list(actions[:LISTED])
-    more = f"\n... and {len(actions) - LISTED} more" if len(actions) > LISTED else ""
-    return "\n".join(shown) + more
+    actions = [action for action in info["admissible_actions"] if word.lower() in action.lower()]
+    if not actions:
+        return f"None of them holds {word!r}." if word else "There are none."
+    more = (
+        f"\n... and {len(actions) - LISTED} more; actions WORD shows those with a word" if len(actions) > LISTED else ""
+    )
+    return "\n".join(actions[:LISTED]) + more

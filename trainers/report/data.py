@@ -17,7 +17,7 @@ from icto_gym.files import read_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.evaluation.metrics import Estimate, metrics_from_json, summarize
-from trainers.records import PreferencePair, StepRewards, Verdict, read_records
+from trainers.records import Likelihoods, PreferencePair, StepRewards, Verdict, read_records
 
 CLONED = ("sft", "bc", "cloning", "cloned")
 """Labels of the policy that results are compared with, the first that is there."""
@@ -78,6 +78,8 @@ class RunData:
     """Records of finished stages, in the order they ended."""
     notes: list[str] = field(default_factory=list)
     """What could not be read, in words."""
+    likelihoods: dict[str, dict[str, Likelihoods]] = field(default_factory=dict)
+    """By trajectory and by who rated it (see `trainers.report.likelihoods`)."""
 
     @property
     def name(self) -> str:
@@ -92,7 +94,7 @@ class RunData:
     def splits(self) -> list[str]:
         """Evaluated splits; those that are reported (test, ood) before those that choices were made on."""
         found = {item.split for item in self.evaluations}
-        return sorted(found, key=lambda split: (any(word in split for word in ("dev", "train", "seen")), split))
+        return sorted(found, key=lambda split: (is_development(split), is_ood(split), split))
 
     @property
     def baseline(self) -> str | None:
@@ -102,6 +104,16 @@ class RunData:
     def evaluation(self, label: str | None, split: str) -> Evaluation | None:
         """The evaluation of one policy on one split, if it was made."""
         return next((item for item in self.evaluations if (item.label, item.split) == (label, split)), None)
+
+
+def is_ood(split: str) -> bool:
+    """Tasks outside the training distribution, by the name of the split (``ood-test``, ``valid_unseen``)."""
+    return "ood" in split or "unseen" in split
+
+
+def is_development(split: str) -> bool:
+    """A split that choices are made on."""
+    return not is_ood(split) and any(word in split for word in ("dev", "train"))
 
 
 def label_order(label: str) -> tuple[int, str, int]:
@@ -148,6 +160,9 @@ class _Reader:
             run.training.setdefault(str(line.get("stage", "training")), []).append(line)
         for path in sorted([*folder.glob("*/probes.jsonl"), *folder.glob("*/*/probes.jsonl")]):
             run.probes[path.parent.relative_to(folder).as_posix()] = self._try(path, read_lines, [])
+        for path in sorted(folder.glob("likelihoods/*.jsonl")):
+            for item in self._records(path, Likelihoods):
+                run.likelihoods.setdefault(item.trajectory_id, {})[item.policy] = item
         records = (self._try(path, _read_object, {}) for path in folder.glob("stages/*.json") if _is_done(path))
         run.stages = sorted((item for item in records if item), key=lambda item: str(item.get("finished", "")))
         return run

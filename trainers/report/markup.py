@@ -8,15 +8,17 @@ from collections.abc import Iterable, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_FOLD_CHARACTERS, _FOLD_LINES = 260, 5
-_LONGEST = 12_000
+
+
+def visible(value: object) -> str:
+    """Any value as text that can be written; what cannot be shown (control characters, lone surrogates) is named."""
+    shown = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value).replace("\r\n", "\n"))
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", shown)
 
 
 def text(value: object) -> str:
-    """Any value as text that is safe between tags and in attributes; what cannot be shown is made visible."""
-    shown = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value).replace("\r\n", "\n"))
-    shown = _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", shown)
-    return html.escape(shown, quote=True)
+    """Any value as text that is safe between tags and in attributes."""
+    return html.escape(visible(value), quote=True)
 
 
 def element(tag: str, *children: str, **attributes: object) -> str:
@@ -27,28 +29,6 @@ def element(tag: str, *children: str, **attributes: object) -> str:
         if value is not None
     )
     return f"<{tag}{written}>{''.join(children)}</{tag}>"
-
-
-def foldable(value: str, *, kind: str = "", skip: int = 0) -> str:
-    """A block of someone else's text; a long one shows its beginning and opens on request.
-
-    Args:
-        value: the text.
-        kind: class of the block.
-        skip: so many characters are known to the reader (such as the goal, repeated on every page);
-            the beginning of a long text is shown from there.
-    """
-    value = value.strip("\n")
-    if len(value) > _LONGEST:
-        value = f"{value[:_LONGEST]}\n[… {len(value) - _LONGEST} more characters are in the run folder]"
-    if len(value) <= _FOLD_CHARACTERS and value.count("\n") < _FOLD_LINES:
-        return element("pre", text(value), class_=f"text {kind}".strip(), dir="auto")
-    rest = value[skip:].strip()
-    beginning = "\n".join(rest.split("\n")[:3])[:180].rstrip()
-    shown = ("… " if skip else "") + beginning + (" …" if beginning != rest else "") if rest else "as before"
-    summary = element("summary", element("span", text(shown), class_="text", dir="auto"))
-    body = element("pre", text(value), class_="text", dir="auto")
-    return element("details", summary, body, class_=f"fold {kind}".strip())
 
 
 def table(head: Iterable[str], rows: Iterable[Sequence[str]], *, class_: str = "", marked: int | None = None) -> str:

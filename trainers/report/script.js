@@ -12,30 +12,4 @@
     root.dataset.theme = dark() ? "light" : "dark";
     keep("icto-theme", root.dataset.theme);
   });
-
-  document.querySelectorAll(".viewer").forEach((viewer) => {
-    const contrasts = [...viewer.querySelectorAll(".contrast")];
-    const select = viewer.querySelector("select");
-    if (!select) return;
-    viewer.classList.add("scripted");
-    const show = (number) => {
-      const place = (number + contrasts.length) % contrasts.length;
-      contrasts.forEach((contrast, at) => contrast.classList.toggle("shown", at === place));
-      select.selectedIndex = place;
-    };
-    const move = (by) => show(select.selectedIndex + by);
-    select.addEventListener("change", () => show(select.selectedIndex));
-    viewer.querySelector(".previous").addEventListener("click", () => move(-1));
-    viewer.querySelector(".next").addEventListener("click", () => move(1));
-    document.addEventListener("keydown", (event) => {
-      const box = viewer.getBoundingClientRect();
-      const inView = box.top < innerHeight && box.bottom > 0;
-      const typing = /^(SELECT|INPUT|TEXTAREA)$/.test(event.target.tagName);
-      if (!inView || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "ArrowLeft") move(-1);
-      if (event.key === "ArrowRight") move(1);
-    });
-    const wanted = contrasts.findIndex((contrast) => "#" + contrast.id === location.hash);
-    show(Math.max(wanted, 0));
-  });
 })();

@@ -110,6 +110,8 @@ def curves(run: RunData) -> str:
     if len(labels) < 2:
         return ""
     charts = [_curve(run, labels, column) for column in MAIN_COLUMNS]
+    if any("optimal_action_rate" in item.metrics for item in run.evaluations):
+        charts.append(_curve(run, labels, next(one for one in MORE_COLUMNS if one.metric == "optimal_action_rate")))
     return element("div", *charts, class_="charts wide")
 
 
@@ -298,21 +300,8 @@ def failures(run: RunData) -> str:
 
 # ---- the run itself
 def about(run: RunData) -> str:
-    """Cost of the stages, the config, and what could not be read."""
+    """The config, what was evaluated, and what could not be read."""
     parts = []
-    timed = [stage for stage in run.stages if isinstance(stage.get("seconds"), (int, float))]
-    if timed:
-        rows = [
-            [text(stage.get("stage", "?")), _minutes(stage["seconds"]), _minutes(stage.get("cpu_seconds"))]
-            for stage in timed
-        ]
-        total = sum(stage["seconds"] for stage in timed)
-        parts.append(
-            _folded(
-                f"where the time went ({_minutes(total)} in all)",
-                table(["stage", "time", "processor time"], rows, class_="facts"),
-            )
-        )
     if run.config:
         written = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         parts.append(_folded("config", element("pre", text(written), class_="text")))
@@ -339,9 +328,3 @@ def about(run: RunData) -> str:
 
 def _folded(title: str, body: str) -> str:
     return element("details", element("summary", text(title)), body, class_="plain")
-
-
-def _minutes(seconds: Any) -> str:
-    if not isinstance(seconds, (int, float)):
-        return "–"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,10 +17,10 @@ from icto_gym.files import write_json
 from trainers.evaluation.metrics import Estimate
 from trainers.records import write_records
 from trainers.report import Row, read_run, run_text, table_rows, table_text, write_report
-from trainers.report.charts import Point, Series, line_chart, stacked_bars
+from trainers.report.charts import Point, Series, histogram, line_chart, stacked_bars, thinned
+from trainers.report.contrasts import choose_contrasts
 from trainers.report.data import display_name, label_order
-from trainers.report.markup import element, foldable, text
-from trainers.report.viewer import choose_contrasts
+from trainers.report.markup import element, text
 
 _spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
 runs = importlib.util.module_from_spec(_spec)
@@ -79,10 +77,12 @@ def test_the_page_holds_every_part_and_asks_for_nothing_from_outside(run_folder,
         "Over the iterations",
         "What training did",
         "Why episodes end",
+        "Scores and lengths",
+        "What it cost",
         "Two episodes of one task",
     ):
         assert title in page.text
-    assert "ICTO 1" in page.text and "cloned" in page.text and "here they part" in page.text
+    assert "ICTO 1" in page.text and "cloned" in page.text
     assert not re.search(r"https?://|url\(|@import|<link|<img|<iframe", source)
     assert not any(name in ("src", "srcset") for name, _ in page.attributes)
     assert all(value.startswith("#") for name, value in page.attributes if name == "href")
@@ -122,7 +122,7 @@ def test_hostile_text_stays_text(tmp_path):
         write_json(path / "metrics.json", {**record, "env_id": hostile, "decoding": {hostile: hostile}})
     source = page_of(folder, tmp_path / "report.html")
     page = Page(source)
-    assert page.tags.count("script") == 1 and "img" not in page.tags
+    assert page.tags.count("script") == 2 and "img" not in page.tags  # the packed episodes, and what draws them
     assert "<script>alert(1)</script>" in page.text and "\\x00\\ud800" in page.text
     assert not any(name.startswith("on") for name, _ in page.attributes)
 
@@ -134,26 +134,6 @@ def test_any_text_is_one_node_and_can_be_written(value):
     page = Page(source)
     assert page.tags == ["p"]
     assert "<" not in value or "<" in "".join(page.words)
-
-
-@given(st.text(st.characters(), max_size=400))
-def test_a_foldable_text_is_well_formed(value):
-    assert {"script", "img"}.isdisjoint(Page(foldable(value * 3)).tags)
-
-
-def test_a_long_text_is_folded_and_a_very_long_one_cut():
-    assert Page(foldable("short")).tags == ["pre"]
-    assert Page(foldable("long " * 100)).tags[0] == "details"
-    huge = foldable("x" * 5_000_000)
-    assert len(huge) < 20_000 and "more characters are in the run folder" in huge
-
-
-def test_what_the_reader_knows_is_skipped_where_a_text_is_folded():
-    goal = "Find a red shoe of size nine, cheaper than forty dollars."
-    source = foldable(f"Goal: {goal} " + "New things. " * 40, skip=len(goal) + 6)
-    summary = source[: source.index("</summary>")]
-    assert "New things" in summary and "red shoe" not in summary and goal in source
-    assert "as before" in foldable("x" * 300, skip=300)
 
 
 # ---- what is missing or broken
@@ -212,19 +192,33 @@ def test_several_runs_stand_on_one_page(run_folder, tmp_path):
     assert "first" in page.text and "second" in page.text and len(page.ids) == len(set(page.ids))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-def test_a_browser_runs_the_script_and_shows_one_contrast(run_folder, tmp_path):
-    out = write_report(run_folder, tmp_path / "report.html")
-    command = [
-        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
-        "--enable-logging=stderr", "--dump-dom", f"file://{out}#contrast-1",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.count('class="contrast shown"') == 1
-    assert 'class="contrast shown" id="contrast-1"' in done.stdout and 'class="viewer scripted"' in done.stdout
-    assert "CONSOLE" not in done.stderr  # no script error, nothing blocked
+def test_runs_side_by_side_say_what_differs_and_by_how_much(run_folder, tmp_path):
+    other = runs.make_run(tmp_path / "no-contrast", tasks=8, iterations=1)
+    (other / "config.yaml").write_text("method: icto\nmodel:\n  name: other\niterations: 2\ncontrast: false\n")
+    page = Page(page_of([run_folder, other], tmp_path / "report.html"))
+    assert "contrast off" in page.text and "model.name other" in page.text and "iterations" not in _settings(page)
+    assert "+0.000 (+0.000 to +0.000)" in page.text  # the same play: no difference, paired by task
+
+
+def _settings(page):
+    return page.text[page.text.index("the last policy of each run") : page.text.index("Differences are to")]
+
+
+def test_runs_that_differ_in_seeds_alone_are_averaged(tmp_path):
+    folders = []
+    for seed in (0, 1):
+        folders.append(runs.make_run(tmp_path / f"seed{seed}", tasks=4, iterations=1))
+        (folders[-1] / "config.yaml").write_text(f"method: icto\nseed: {seed}\n")
+    source = page_of(folders, tmp_path / "report.html")
+    assert "2 seeds: seed0, seed1" in source and "± 0.000" in source
+
+
+def test_ood_stands_beside_what_is_in_distribution(tmp_path):
+    for split in ("valid_seen", "valid_unseen"):
+        runs.write_evaluation(tmp_path, "sft", split, runs.play("sft", split, 4, (0.5, 0.5)))
+    page = Page(page_of(tmp_path, tmp_path / "report.html"))
+    assert "In and out of distribution" in page.text and "success, valid_unseen (OOD)" in page.text
+    assert read_run(tmp_path).splits == ["valid_seen", "valid_unseen"]
 
 
 # ---- tables
@@ -294,3 +288,15 @@ def test_points_that_are_no_numbers_are_left_out():
 def test_every_bar_has_the_whole_length():
     source = stacked_bars([("a", {"x": 1, "y": 3})], ["x", "y"])
     assert sum(float(width) for width in re.findall(r"width:([\d.]+)%", source)) == pytest.approx(100)
+
+
+def test_a_histogram_counts_every_value_once_and_keeps_the_numbers():
+    source = histogram("h", [("a", [0, 0.5, 1, 7, -1])], edges=[0, 0.5, 1.0], x_title="x")
+    assert "a (5)" in source and "0 – 0.5: 2 (40 %)" in source and "0.5 – 1: 3 (60 %)" in source
+    assert histogram("h", [("a", [])], edges=[0, 1], x_title="x") == ""
+
+
+def test_a_long_series_is_thinned_without_losing_its_peak():
+    points = [Point(x, 100.0 if x == 777 else x % 7) for x in range(5000)]
+    kept = thinned(points)
+    assert len(kept) <= 240 and max(point.y for point in kept) == 100.0

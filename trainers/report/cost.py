@@ -1,0 +1,65 @@
+"""What a run cost: episodes, tokens read and written, seconds, by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from icto_gym.trajectory import Trajectory
+from trainers.report.data import RunData
+from trainers.report.markup import table, text
+
+
+def cost(run: RunData) -> str:
+    """A row per finished stage, and their sum."""
+    timed = [stage for stage in run.stages if isinstance(stage.get("seconds"), (int, float))]
+    if not timed:
+        return ""
+    rows, sums = [], [0.0] * 5
+    for stage in timed:
+        name = str(stage.get("stage", "?"))
+        values = [*_tokens(run, name), stage["seconds"], stage.get("cpu_seconds")]
+        sums = [total + (value or 0) for total, value in zip(sums, values, strict=True)]
+        rows.append([text(name), *_cells(values)])
+    rows.append(["all", *_cells([total or None for total in sums])])
+    head = ["stage", "episodes", "tokens read", "tokens written or trained", "time", "processor time"]
+    return table(head, rows, class_="facts", marked=len(rows) - 1)
+
+
+def _tokens(run: RunData, stage: str) -> list[float | None]:
+    """Episodes, tokens read and tokens written by a stage that plays; tokens read and trained by one that learns."""
+    lines = run.training.get(stage)
+    if lines:
+        return [None, _sum(lines, "train/tokens"), _sum(lines, "train/scored_tokens")]
+    played = _played(run, stage)
+    if not played:
+        return [None, None, None]
+    extras = [episode.extra or {} for episode in played]
+    return [float(len(played)), _sum(extras, "prompt_tokens"), _sum(extras, "response_tokens")]
+
+
+def _played(run: RunData, stage: str) -> list[Trajectory]:
+    for item in run.evaluations:
+        if stage == f"evaluation/{item.label}/{item.split.replace('/', '_')}":
+            return item.trajectories
+    for iteration in run.iterations:
+        if stage == f"{iteration.folder.name}/trajectories":
+            return list(iteration.trajectories.values())
+    return []
+
+
+def _sum(records: Iterable[Any], key: str) -> float | None:
+    found = [record.get(key) for record in records]
+    numbers = [value for value in found if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    return float(sum(numbers)) if numbers else None
+
+
+def _cells(values: list[Any]) -> list[str]:
+    return [*(f"{value:,.0f}" if value is not None else "–" for value in values[:3]), *map(minutes, values[3:])]
+
+
+def minutes(seconds: Any) -> str:
+    """A time in words; a dash where it is not known."""
+    if not isinstance(seconds, (int, float)):
+        return "–"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
