@@ -197,7 +197,7 @@ def test_runs_side_by_side_say_what_differs_and_by_how_much(run_folder, tmp_path
     (other / "config.yaml").write_text("method: icto\nmodel:\n  name: other\niterations: 2\ncontrast: false\n")
     page = Page(page_of([run_folder, other], tmp_path / "report.html"))
     assert "contrast off" in page.text and "model.name other" in page.text and "iterations" not in _settings(page)
-    assert "+0.000 (+0.000 to +0.000)" in page.text  # the same play: no difference, paired by task
+    assert "+0.00 (+0.00 to +0.00)" in page.text  # the same play: no difference in actions, paired by task
 
 
 def _settings(page):
