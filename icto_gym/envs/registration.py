@@ -13,6 +13,9 @@ ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
     "icto/ALFWorld-v0": ("icto_gym.envs.alfworld:ALFWorldEnv", 40),
 }
 
+DATA_BUILDERS: dict[str, str] = {"webshop": "icto_gym.envs.webshop.store_build"}
+"""Benchmarks whose raw data can be prepared once: name -> module with ``BuildConfig`` and ``build(folder, config)``."""
+
 
 def register_all() -> None:
     """Make ``gymnasium.make("icto/...")`` work; harmless when called again."""

@@ -25,6 +25,7 @@ DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 # verb: (where it is, one line of help); strings, so that help imports nothing
 VERBS: dict[str, tuple[str, str]] = {
     "tasks": ("trainers.cli.look:tasks", "list environments, splits, sizes and digests; or the tasks of one split"),
+    "data": ("trainers.cli.data:data", "prepare a benchmark's raw data once, such as the full-size shop"),
     "play": ("trainers.cli.play:play", "play a task yourself by typing actions"),
     "serve": ("trainers.cli.serve:serve", "a benchmark as a web site, to play by hand and record"),
     "rollout": ("trainers.cli.files:rollout", "policy x tasks -> trajectories.jsonl"),
@@ -55,6 +56,7 @@ icto VERB --help explains a verb and shows examples. Every verb also takes
 examples:
   icto doctor
   icto tasks icto/WebShop-v0
+  icto data webshop ~/webshop/data
   icto play icto/WebShop-v0 --split dev --index 3
   icto run icto --config examples/configs/demo.yaml --run runs/demo
   icto run icto --config examples/configs/demo.yaml --dpo.beta 0.2 --run runs/beta02

@@ -10,7 +10,7 @@ import itertools
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -105,9 +105,9 @@ class Goal:
 class Catalog:
     """Products, prices and goals of one shop, shared by all environments that were made alike."""
 
-    products: dict[str, Product]
+    products: Mapping[str, Product]
     """By code, in catalogue order."""
-    prices: dict[str, float]
+    prices: Mapping[str, float]
     """Drawn prices in dollars."""
     goals: list[Goal]
     """In the original's shuffled order."""
@@ -116,6 +116,7 @@ class Catalog:
     splits: Mapping[str, Sequence[str]] | None = None
     """Split -> goal keys, where the data brings its own."""
     _engine: SearchEngine | None = field(default=None, repr=False)
+    _codes: Sequence[str] | None = field(default=None, repr=False)
 
     @property
     def engine(self) -> SearchEngine:
@@ -123,6 +124,21 @@ class Catalog:
         if self._engine is None:
             self._engine = BM25Engine(list(self.products), (p.document() for p in self.products.values()))
         return self._engine
+
+    @property
+    def codes(self) -> Sequence[str]:
+        """The products' codes, in catalogue order."""
+        if self._codes is None:
+            self._codes = tuple(self.products)
+        return self._codes
+
+    def with_category(self, category: str) -> tuple[str, ...]:
+        """Codes of all products of a department, in catalogue order."""
+        return tuple(asin for asin, product in self.products.items() if product.category == category)
+
+    def with_query(self, query: str) -> tuple[str, ...]:
+        """Codes of all products of a kind, in catalogue order."""
+        return tuple(asin for asin, product in self.products.items() if product.query == query)
 
 
 def build_catalog(
@@ -154,16 +170,21 @@ def build_catalog(
     draw = random.Random(catalog_seed)
     products: dict[str, Product] = {}
     for number, item in enumerate(itertools.islice(items, num_products)):
-        product = _product(item, ins, _Place(names[0], f"record {number}"), names[1], products)
+        product = read_product(item, ins, (names[0], f"record {number}"), names[1], products)
         if product is not None:
             products[product.asin] = product
     prices = {asin: _drawn_price(product, draw) for asin, product in products.items()}
     if goals == "human":
-        found = _human_goals(products, prices, human_ins, names[2], draw)
+        found = human_goals(products, prices, human_ins, names[2], draw)
     else:
-        found = _synthetic_goals(products, prices, ins, names[1], draw)
-    random.Random(SHUFFLE_SEED).shuffle(found)
-    return Catalog(products, prices, found)
+        found = synthetic_goals(products, prices, ins, names[1], draw)
+    return Catalog(products, prices, shuffled(found))
+
+
+def shuffled(goals: list[Goal]) -> list[Goal]:
+    """Goals in the original's order; shuffles the list it gets."""
+    random.Random(SHUFFLE_SEED).shuffle(goals)
+    return goals
 
 
 # ---- reading fields, with errors that say where ---------------------------------------------------
@@ -198,10 +219,22 @@ def _expect(value: Any, kinds: Any, file: str, record: str, what: str) -> Any:
 _JSON_NAMES = {str: "a text", list: "a list", dict: "an object", Mapping: "an object"}
 
 
-def _product(
-    item: Any, ins: Mapping[str, Any], place: _Place, ins_name: str, known: Mapping[str, Product]
+def read_product(
+    item: Any, ins: Mapping[str, Any], where: tuple[str, str], ins_name: str, known: Container[str]
 ) -> Product | None:
-    """A product, or None where the original drops it: code ``nan``, too long, or seen before."""
+    """A product, or None where the original drops it: code ``nan``, too long, or seen before.
+
+    Args:
+        item: the raw record.
+        ins: code -> raw attributes.
+        where: file and record, for messages.
+        ins_name: what to call the file of the attributes.
+        known: codes of earlier products.
+
+    Raises:
+        DataError: naming file, record and field.
+    """
+    place = _Place(*where)
     asin = place.field(item, "asin", str)
     if asin == "nan" or len(asin) > _LONGEST_CODE or asin in known:
         return None
@@ -279,10 +312,11 @@ def _ceiling(price: float, draw: random.Random) -> tuple[float, str]:
     return upper, f", and price lower than {upper:.2f} dollars"
 
 
-def _human_goals(
+def human_goals(
     products: Mapping[str, Product], prices: Mapping[str, float], human_ins: Mapping[str, Any], name: str,
     draw: random.Random,
 ) -> list[Goal]:  # fmt: skip
+    """Goals that people wrote, in catalogue order; only products with instructions matter."""
     goals = []
     for asin, product in products.items():
         written = _expect(human_ins.get(asin, []), list, name, f"record {asin!r}", "content")
@@ -298,10 +332,11 @@ def _human_goals(
     return goals
 
 
-def _synthetic_goals(
+def synthetic_goals(
     products: Mapping[str, Product], prices: Mapping[str, float], ins: Mapping[str, Any], name: str,
     draw: random.Random,
 ) -> list[Goal]:  # fmt: skip
+    """Goals made by rule, in catalogue order: one for each combination of a product's options."""
     drafts: list[Goal] = []
     counts: Counter[str] = Counter()
     for asin, product in products.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -74,7 +74,7 @@ class Expert:
         return self.view.goal
 
     @property
-    def products(self) -> dict[str, Product]:
+    def products(self) -> Mapping[str, Product]:
         return self.view.shop.catalog.products
 
     @cached_property

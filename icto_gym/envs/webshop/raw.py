@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -9,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.envs.webshop.catalog import Catalog, build_catalog
+from icto_gym.envs.webshop.store import MANIFEST, file_stamp, is_built, read_manifest, stored_catalog
 from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.files import iter_json_array, read_json
 
 MINI = "mini"
 GOALS = ("human", "synthetic")
+_LARGE = 300_000_000
+"""Bytes of a products' file from which on a catalogue on disk is worth a hint."""
+
+logger = logging.getLogger(__name__)
 
 
 def load_catalog(data: str, goals: str = "human", num_products: int | None = None, catalog_seed: int = 0) -> Catalog:
@@ -29,9 +35,59 @@ def load_catalog(data: str, goals: str = "human", num_products: int | None = Non
         raise ConfigError(f"num_products is {num_products!r}; give a number from 1, or None for all.")
     if data == MINI:
         return _mini_catalog(goals, num_products, catalog_seed)
-    files = raw_files(Path(data).expanduser())
+    folder = Path(data).expanduser()
+    built = find_build(folder, num_products)
+    if built is not None:
+        built = built.resolve()
+        return stored_catalog(str(built), os.stat(built / MANIFEST).st_mtime_ns, goals, catalog_seed)
+    files = raw_files(folder)
+    if os.stat(files[0]).st_size > _LARGE and num_products is None:
+        logger.warning(
+            "%s is read into memory, which takes minutes and gigabytes; build a catalogue on disk once with: "
+            "icto data webshop %s", files[0], folder,
+        )  # fmt: skip
     stamps = tuple((str(file), os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files)
     return _folder_catalog(stamps, goals, num_products, catalog_seed)
+
+
+def default_build(folder: Path, num_products: int | None) -> Path:
+    """Where the catalogue of a raw folder is looked for."""
+    return folder / ("catalog" if num_products is None else f"catalog-{num_products}")
+
+
+def find_build(folder: Path, num_products: int | None) -> Path | None:
+    """The catalogue on disk to use for ``data=folder``: the folder itself, or an up-to-date build in a raw folder.
+
+    Raises:
+        ConfigError: the folder holds a catalogue of another number of products.
+        DataError: it holds a damaged one.
+    """
+    if is_built(folder):
+        built_for = read_manifest(folder)["num_products"]
+        if num_products not in (None, built_for):
+            raise ConfigError(
+                f"num_products is {num_products}, but {folder} was built with {built_for or 'all products'}. Build "
+                f"another with: icto data webshop RAW-FOLDER --num-products {num_products}"
+            )
+        return folder
+    inside = default_build(folder, num_products)
+    if not is_built(inside):
+        return None
+    if read_manifest(inside)["raw"] == [file_stamp(path) for path in raw_files(folder)]:
+        return inside
+    logger.warning(
+        "%s was built from other files than those in %s now, so it is not used; renew it with: icto data webshop %s",
+        inside, folder, folder,
+    )  # fmt: skip
+    return None
+
+
+def id_prefix(data: str) -> str:
+    """What the ids of tasks begin with: the digest belongs to it where a catalogue on disk is named."""
+    if data == MINI:
+        return "webshop-mini"
+    folder = Path(data).expanduser()
+    return f"webshop-{read_manifest(folder)['digest'][:12]}" if is_built(folder) else "webshop"
 
 
 def raw_files(folder: Path) -> tuple[Path, Path, Path]:

@@ -90,6 +90,16 @@ class BM25Engine:
         return list(zip(best.tolist(), single[best].tolist(), strict=True))
 
 
+def inverse_lengths(lengths: np.ndarray) -> np.ndarray:
+    """1 / (k1 (1 - b + b len/avg)) per document, ``len`` rounded to one byte; empty ones do not count in ``avg``."""
+    one = np.float32(1)
+    filled = int((lengths > 0).sum())
+    average = np.float32(lengths.sum() / max(filled, 1)) if filled else one
+    distinct, place = np.unique(lengths, return_inverse=True)
+    rounded = np.array([rounded_length(int(n)) for n in distinct], dtype=np.float32)[place]
+    return one / (K1 * ((one - B) + B * rounded / average))
+
+
 _Postings = tuple[np.ndarray, np.float32, np.ndarray]
 
 
@@ -97,10 +107,7 @@ def _weigh(postings: dict[str, tuple[list[int], list[int]]], lengths: np.ndarray
     """Per term: documents (ascending), idf, and 1 + tf / (k1 (1 - b + b len/avg)) per document."""
     one = np.float32(1)
     filled = int((lengths > 0).sum())
-    average = np.float32(lengths.sum() / max(filled, 1)) if filled else one
-    table = {int(n): rounded_length(int(n)) for n in np.unique(lengths)}
-    rounded = np.array([table[int(n)] for n in lengths], dtype=np.float32)
-    inverse = one / (K1 * ((one - B) + B * rounded / average))
+    inverse = inverse_lengths(lengths)
     index = {}
     for term, (documents, frequencies) in postings.items():
         where = np.array(documents, dtype=np.int32)

@@ -17,6 +17,7 @@ from icto_gym.envs.webshop.search import SearchEngine
 SEARCH_DEPTH = 50
 """How many hits a search asks for, and how many products ``<r>`` draws."""
 PAGE_SIZE = 10
+_MANY = 20_000  # products whose clickable texts are kept before starting afresh
 BASE_ADDRESS = "http://127.0.0.1:3000"
 
 START, RESULTS, ITEM, SUB_PAGE, END = "start", "results", "item", "sub page", "end"
@@ -134,6 +135,8 @@ class Shop:
 
     def _targets_of_item(self, asin: str) -> dict[str, Target]:
         if asin not in self._item_targets:
+            if len(self._item_targets) >= _MANY:
+                self._item_targets.clear()
             buttons = ["back to search", "< prev", "description", "features", "reviews", "buy now"]
             if self.show_attributes:
                 buttons.insert(5, "attributes")
@@ -222,17 +225,15 @@ class Shop:
         """Codes found; None where the original breaks."""
         products = self.catalog.products
         if keywords[0] == "<r>":
-            return drawn_products(list(products), draws, seed) if len(products) >= SEARCH_DEPTH else None
+            return drawn_products(self.catalog.codes, draws, seed) if len(products) >= SEARCH_DEPTH else None
         if keywords[0] == "<a>":
             return None
         if keywords[0] == "<c>":
             if len(keywords) < 2:
                 return None
-            category = keywords[1].strip()
-            return tuple(asin for asin, product in products.items() if product.category == category)
+            return self.catalog.with_category(keywords[1].strip())
         if keywords[0] == "<q>":
-            query = " ".join(keywords[1:]).strip()
-            return tuple(asin for asin, product in products.items() if product.query == query)
+            return self.catalog.with_query(" ".join(keywords[1:]).strip())
         return tuple(asin for asin in self.engine.search(" ".join(keywords), SEARCH_DEPTH) if asin in products)
 
 

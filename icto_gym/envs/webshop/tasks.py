@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from icto_gym.envs.webshop.catalog import Catalog, Goal
-from icto_gym.envs.webshop.raw import MINI, load_catalog
+from icto_gym.envs.webshop.raw import id_prefix, load_catalog
 from icto_gym.errors import InvalidTask, check_name
 from icto_gym.tasks import Manifest, Task, content_digest, is_list_path, read_task_list
 
@@ -26,7 +26,8 @@ class ShopTasks:
 
     Args:
         catalog: with goals in shuffled order.
-        prefix: of the ids: ``"webshop"`` or ``"webshop-mini"``, with ``-synthetic`` for synthetic goals.
+        prefix: of the ids: ``"webshop"``, ``"webshop-mini"`` or ``"webshop-<digest>"``, with ``-synthetic`` for
+            synthetic goals.
     """
 
     def __init__(self, catalog: Catalog, prefix: str) -> None:
@@ -77,7 +78,7 @@ class ShopTasks:
 
 def shop_tasks(data: str, goals: str = "human", num_products: int | None = None, catalog_seed: int = 0) -> ShopTasks:
     """The tasks for these constructor arguments, made once per loaded catalogue."""
-    prefix = "webshop-mini" if data == MINI else "webshop"
+    prefix = id_prefix(data)
     catalog = load_catalog(data, goals, num_products, catalog_seed)
     return _tasks_of(catalog, prefix if goals == "human" else f"{prefix}-synthetic")
 

@@ -1,0 +1,208 @@
+"""What a shop of 1,000 to 1,181,436 products costs on disk: building, opening, memory, searching, playing.
+
+    python benchmarks/webshop_full.py FOLDER [--products 1000 10000] [--json benchmarks/results/webshop_full.json]
+
+In FOLDER/<products> raw files are generated (`scripts/make_webshop_raw.py`) and built where they are not there yet; the
+build runs in a process of its own, whose processor time and highest memory count. Each figure of playing comes from a
+fresh process. The peer in the same run is the catalogue in memory, up to 10,000 products. Memory is told in three ways:
+RSS counts every page that is mapped, PSS divides shared pages among the processes that map them, USS counts only what
+would be free if the process ended. What a further process costs is its PSS and USS, with the first one still alive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from icto_gym.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = (1000, 10_000, 100_000, 1_181_436)
+IN_MEMORY = 10_000
+"""Up to here the same is measured in memory too."""
+QUERIES, EPISODES = 1000, 150
+ORIGINAL = {"products": 100_000, "loading_cpu_seconds": 10.0, "memory_mb": [1400, 1870], "steps_per_cpu_second": 31}
+"""The original at 100,000 products (commit 64fa2a5, real Lucene)."""
+
+
+# ---- inside a fresh process ------------------------------------------------------------------------------
+def build(folder: str) -> dict[str, Any]:
+    """Build a catalogue; what it took."""
+    from icto_gym.envs.webshop.store_build import build as build_catalogue
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    manifest = build_catalogue(Path(folder))
+    return {
+        "wall_seconds": round(time.perf_counter() - wall, 1), "cpu_seconds": round(time.process_time() - cpu, 1),
+        "highest_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "disk_mb": round(sum(manifest["files"].values()) / 1e6, 1),
+        "terms": manifest["terms"], "postings": manifest["postings"],
+    }  # fmt: skip
+
+
+def play(folder: str, wait: str = "") -> dict[str, Any]:
+    """Open, search, play and look at the memory; with ``wait``, stay alive until standard input ends."""
+    import gymnasium as gym
+
+    import icto_gym  # noqa: F401  (registers)
+
+    imported = memory()
+    wall, cpu = time.perf_counter(), time.process_time()
+    env = gym.make("icto/WebShop-v0", data=folder, nouns=str.split)
+    env.reset(seed=0)
+    opened = {"open_seconds": round(time.perf_counter() - wall, 2), "open_cpu_seconds": time.process_time() - cpu}
+    if wait != "only open":
+        opened |= searches(env) | steps(env)
+    opened |= {
+        "memory_mb": memory(),
+        "memory_after_imports_mb": imported,
+        "kind": type(env.unwrapped.shop.catalog).__name__,
+    }
+    return opened
+
+
+def varied_queries(env: Any, count: int = QUERIES) -> list[str]:
+    """A quarter each: whole instructions, short kinds, words of one product's text, and the commonest words only."""
+    dice, catalog = random.Random(3), env.unwrapped.shop.catalog
+    goals = [dice.choice(catalog.goals) for _ in range(count)]
+    common = "black home use quality color product size design easy women white made perfect gift free water".split()  # noqa: SIM905
+    found = []
+    for number, goal in enumerate(goals):
+        product = catalog.products[catalog.codes[dice.randrange(len(catalog.codes))]]
+        words = product.document().split()
+        found.append((
+            goal.instruction, f"{dice.choice(goal.attributes)} {goal.query}",
+            " ".join(dice.sample(words, min(len(words), dice.randint(2, 8)))),
+            " ".join(dice.sample(common, dice.randint(1, 6))),
+        )[number % 4])  # fmt: skip
+    return list(dict.fromkeys(found))
+
+
+def searches(env: Any) -> dict[str, Any]:
+    """Latency of varied queries, each asked once: nothing is answered from memory."""
+    engine, seconds, processor = env.unwrapped.search_engine, [], []
+    queries = varied_queries(env)
+    engine.search("warm up", 50)
+    for query in queries:
+        wall, cpu = time.perf_counter(), time.process_time()
+        engine.search(query, 50)
+        seconds.append(time.perf_counter() - wall)
+        processor.append(time.process_time() - cpu)
+    return {"queries": len(queries), "search_wall_ms": quantiles(seconds), "search_cpu_ms": quantiles(processor)}
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(1000 * value for value in seconds)
+    places = {"median": 0.5, "p90": 0.9, "p99": 0.99}
+    found = {name: round(ordered[min(int(len(ordered) * at), len(ordered) - 1)], 2) for name, at in places.items()}
+    return {**found, "max": round(ordered[-1], 2)}
+
+
+def steps(env: Any) -> dict[str, Any]:
+    """Episodes of search, product, option, description, back, buy, each with another goal; resets are timed too."""
+    manifest = env.unwrapped.manifest(None)
+    wall, cpu, done = time.perf_counter(), time.process_time(), 0
+    for task in manifest[:EPISODES]:
+        _, info = env.reset(options={"task_id": task.task_id})
+        _, _, _, _, info = env.step(f"search[{info['instruction'].split(', and price lower')[0]}]")
+        product = next(text for text in info["clickables"] if text.startswith("b0"))
+        _, _, _, _, info = env.step(f"click[{product}]")
+        terminated = False
+        for action in (f"click[{info['clickables'][-1]}]", "click[Description]", "click[< Prev]", "click[Buy Now]"):
+            if not terminated:
+                _, _, terminated, _, info = env.step(action)
+                done += 1
+        assert terminated, task.task_id
+        done += 2
+    return {
+        "steps_per_cpu_second": round(done / (time.process_time() - cpu)),
+        "steps_per_wall_second": round(done / (time.perf_counter() - wall)),
+    }  # fmt: skip
+
+
+def memory() -> dict[str, int]:
+    """RSS, PSS and USS of this process in MB."""
+    found = {}
+    with open("/proc/self/smaps_rollup", encoding="ascii") as handle:
+        for line in handle:
+            name, _, rest = line.partition(":")
+            if name in ("Rss", "Pss", "Private_Clean", "Private_Dirty"):
+                found[name] = int(rest.split()[0]) // 1024
+    return {"rss": found["Rss"], "pss": found["Pss"], "uss": found["Private_Clean"] + found["Private_Dirty"]}
+
+
+# ---- the whole -------------------------------------------------------------------------------------------
+def in_process(what: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--inside", what, *arguments]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout)
+
+
+def measure(folder: Path, products: int) -> dict[str, Any]:
+    """All figures of one size."""
+    if not (folder / "items_human_ins.json").exists():
+        script = [sys.executable, str(ROOT / "scripts/make_webshop_raw.py"), str(folder), "--products", str(products)]
+        subprocess.run(script, check=True, cwd=ROOT)
+    result: dict[str, Any] = {"products": products}
+    kept = folder / "build.json"
+    if not kept.exists():
+        write_json(kept, in_process("build", str(folder)))
+    result["build"] = json.loads(kept.read_text())
+    result["first"] = in_process("play", str(folder / "catalog"))
+    result["further"] = further(folder / "catalog")
+    if products <= IN_MEMORY:
+        bare = folder / "in-memory"
+        bare.mkdir(exist_ok=True)
+        for path in folder.glob("items_*.json"):
+            (bare / path.name).unlink(missing_ok=True)
+            os.link(path, bare / path.name)
+        result["in_memory"] = in_process("play", str(bare))
+    return result
+
+
+def further(catalog: Path) -> dict[str, Any]:
+    """What a second process costs while the first one is alive, both having played."""
+    command = [sys.executable, __file__, "--inside", "play", str(catalog), "stay"]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert first.stdout is not None and first.stdin is not None
+    first.stdout.readline()
+    second = in_process("play", str(catalog))
+    first.stdin.close()
+    first.wait()
+    return {"memory_mb": second["memory_mb"], "memory_after_imports_mb": second["memory_after_imports_mb"]}
+
+
+def inside(arguments: list[str]) -> None:
+    print(json.dumps({"build": build, "play": play}[arguments[0]](*arguments[1:])), flush=True)
+    if arguments[-1] == "stay":
+        sys.stdin.read()
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--inside"]:
+        inside(sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--products", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--json", help="write the result here")
+    options = parser.parse_args()
+    results = []
+    for products in options.products:
+        results.append(measure(options.folder / str(products), products))
+        print(json.dumps(results[-1]))
+    if options.json:
+        machine = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
+        write_json(options.json, {"sizes": results, "original": ORIGINAL, **machine})
+
+
+if __name__ == "__main__":
+    main()
