@@ -197,7 +197,7 @@ def main() -> None:
     options = parser.parse_args()
     results = []
     for products in options.products:
-        results.append(measure(options.folder / str(products), products))
+        results.append(measure(options.folder.resolve() / str(products), products))
         print(json.dumps(results[-1]))
     if options.json:
         machine = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
