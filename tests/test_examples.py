@@ -78,3 +78,13 @@ def test_an_endpoint_is_measured_over_http(monkeypatch):
     metrics = load("evaluate_endpoint").main(tasks=10)
     assert metrics["average_reward"] > 0.2
     assert metrics["invalid_action_share"] == 0.0
+
+
+@pytest.mark.parametrize("env_id", ["icto/WebShop-v0", "icto/ALFWorld-v0"])
+def test_several_environments_play_at_once(env_id):
+    assert len(load("vectorised_play").main(env_id, 3)) == 3
+
+
+def test_a_reward_model_is_fitted_to_collected_steps(tmp_path):
+    found = load("reward_model").main(str(tmp_path / "reward"))
+    assert found and all(item.source.startswith("learned") for item in found)

@@ -48,3 +48,38 @@ def test_files_and_make_targets_that_a_page_names_exist(page):
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"(?:`|\$ )make ([a-z]+)\b", text):
         assert target in targets, f"{page.name} names make {target}"
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{page.stem}: {words[:60]}")
+    for page in PAGES
+    for block in blocks(page, "console")
+    for words in re.findall(r"^\$ (icto [^\n#]*)", block, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_that_a_page_shows_have_a_known_verb_and_known_flags(command, capsys):
+    """The flags of a shown command stand in its verb's own help; nothing is run."""
+    import shlex
+
+    from trainers.cli.main import main
+
+    words = shlex.split(command)[1:]
+    verb = words[:2] if words[0] in ("run", "train", "serve") else words[:1]
+    assert main([*verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert flag in shown or flag.replace("--no-", "--", 1) in shown or flag in ("--quiet", "--debug"), flag
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page, "python")], ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
+    """As a reader would paste it; where a package is missing the page is skipped, with the package's name."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    try:
+        for block in blocks(page, "python"):
+            exec(compile(block, page.name, "exec"), namespace)
+    except ImportError as error:
+        pytest.skip(f"{page.name}: {error}")

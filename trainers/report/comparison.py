@@ -139,7 +139,11 @@ def _curves(runs: Sequence[RunData]) -> str:
         series = [Series(run.name, _points(run, split, column)) for run in runs]
         better = "higher" if HIGHER_IS_BETTER[column.metric] else "lower"
         title = f"{column.title}, {split} ({better} is better)"
-        charts.append(line_chart(title, series, x_title="iteration (0: before it)", percent=column.unit == "%"))
+        last = max((point.x for one in series for point in one.points), default=0.0)
+        names = [str(number) for number in range(int(last) + 1)] if last < 100 else []
+        charts.append(
+            line_chart(title, series, x_names=names, x_title="iteration (0: before it)", percent=column.unit == "%")
+        )
     return element("div", *charts, class_="charts wide")
 
 
