@@ -37,7 +37,9 @@ def in_and_out(run: RunData) -> str:
         if any(run.evaluation(label, split) for split in splits):
             cells = [_value(run.evaluation(label, split), column) for split, column in columns]
             rows.append([text(display_name(label)), *cells])
-    shown = table(["", *(_title(split, column) for split, column in columns)], rows, marked=len(rows) - 1)
+    shown = table(
+        ["", *(_title(split, column) for split, column in columns)], rows, class_="compact", marked=len(rows) - 1
+    )
     return element("div", shown, class_="results")
 
 
@@ -53,7 +55,7 @@ def side_by_side(runs: Sequence[RunData]) -> str:
         rows.append([name, *(_against(run, runs[0], split, column) for split, column in columns)])
     head = ["the last policy of each run", *(_title(split, column) for split, column in columns)]
     lead = f"Differences are to {runs[0].name}, paired by task, where both played the same tasks."
-    parts = [table(head, rows, class_="runs"), element("p", text(lead), class_="quiet"), over_seeds(runs, columns)]
+    parts = [table(head, rows, class_="compact"), element("p", text(lead), class_="quiet"), over_seeds(runs, columns)]
     return element("div", *parts, class_="results") + _curves(runs)
 
 
@@ -77,7 +79,7 @@ def over_seeds(runs: Sequence[RunData], columns: Sequence[tuple[str, Column]]) -
     if not rows:
         return ""
     head = ["mean and deviation over seeds", *(_title(split, column) for split, column in columns)]
-    return table(head, rows, class_="runs")
+    return table(head, rows, class_="compact")
 
 
 def _spread(runs: Sequence[RunData], split: str, column: Column) -> str:

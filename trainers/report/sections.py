@@ -39,7 +39,7 @@ def results(run: RunData) -> str:
 
 def _about_split(run: RunData, split: str, rows: Sequence[Row]) -> str:
     probe = run.config.get("probe")
-    chosen = isinstance(probe, dict) and probe.get("split") == split
+    chosen = isinstance(probe, dict) and probe.get("split") == split and bool(probe.get("tasks"))
     return f"{rows[0].tasks} tasks" + (", also used to choose checkpoints, so its figures flatter" if chosen else "")
 
 
