@@ -19,6 +19,7 @@ from typing import Any
 
 from icto_gym.errors import ConfigError, DataError, IctoError
 from icto_gym.files import read_json, write_json
+from trainers import distributed
 from trainers.config import config_difference, read_yaml, save_config, to_mapping
 from trainers.trackers import Tracker, open_tracker
 
@@ -53,9 +54,12 @@ class Run:
 
     # ---- opening ------------------------------------------------------------------------------
     def __enter__(self) -> Run:
+        distributed.on_first(self._open)  # of several processes one writes
+        return self
+
+    def _open(self) -> None:
         self._check_writable()
         self._take_lock()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -107,6 +111,9 @@ class Run:
         Raises:
             ConfigError: listing every difference.
         """
+        distributed.on_first(lambda: self._save_config(config, method, force))
+
+    def _save_config(self, config: Any, method: str, force: bool) -> None:
         path = self.folder / CONFIG
         new = {"method": method, **to_mapping(config)} if method else to_mapping(config)
         if path.exists():
@@ -142,6 +149,8 @@ class Run:
 
         A resumed stage repeats the steps since its last saved state; they are the same numbers.
         """
+        if distributed.rank():
+            return
         if self._logged is None:
             self._logged = {(str(line.get("stage")), int(line.get("step", -1))) for line in self.metrics()}
         if (stage, step) in self._logged:
@@ -213,6 +222,7 @@ class Run:
         inputs: Mapping[str, Any],
         outputs: Sequence[Path],
         partial: Sequence[Path] = (),
+        together: bool = False,
     ) -> dict[str, Any]:
         """Do the work of a stage unless it is complete; returns the facts of its record.
 
@@ -226,9 +236,17 @@ class Run:
             inputs: by name: a path (its content counts), or a config or value (its value counts).
             outputs: what the stage leaves.
             partial: files beside the outputs that hold unfinished work.
+            together: of several processes all do the work, not the first alone.
         """
         _check_places(inputs, outputs)
         digests = {key: digest(value) for key, value in inputs.items()}
+        found = distributed.on_first(lambda: self._begin(name, digests, outputs, partial))
+        return self._work(name, work, digests, outputs, together) if found is None else found
+
+    def _begin(
+        self, name: str, digests: dict[str, str], outputs: Sequence[Path], partial: Sequence[Path]
+    ) -> dict[str, Any] | None:
+        """The facts of a stage that is complete; None where there is work, for which all is prepared."""
         started, done = self._record(name, "started"), self._record(name, "done")
         found = self._read_record(done)
         if found and found["inputs"] == digests and all(path.exists() for path in outputs):
@@ -250,14 +268,30 @@ class Run:
         done.unlink(missing_ok=True)
         drop_drafts([*outputs, *partial, started, done])
         write_json(started, {"stage": name, "inputs": digests})
-        return self._work(name, work, digests, outputs)
+        return None
 
     def _work(
-        self, name: str, work: Callable[[], Mapping[str, Any] | None], digests: dict[str, str], outputs: Sequence[Path]
+        self,
+        name: str,
+        work: Callable[[], Mapping[str, Any] | None],
+        digests: dict[str, str],
+        outputs: Sequence[Path],
+        together: bool,
     ) -> dict[str, Any]:
         logger.info("%s: starts", name)
-        begin, cpu = time.monotonic(), time.process_time()
-        facts = dict(work() or {})
+        begun = time.monotonic(), time.process_time()
+        facts = dict(work() or {}) if together else distributed.on_first(lambda: dict(work() or {}))
+        return distributed.on_first(lambda: self._end(name, facts, digests, outputs, begun))
+
+    def _end(
+        self,
+        name: str,
+        facts: dict[str, Any],
+        digests: dict[str, str],
+        outputs: Sequence[Path],
+        begun: tuple[float, float],
+    ) -> dict[str, Any]:
+        begin, cpu = begun
         missing = [self.name_of(path) for path in outputs if not path.exists()]
         if missing:
             raise RunError(f"{name} ended without writing {', '.join(missing)}.")

@@ -21,6 +21,7 @@ from icto_gym.errors import DataError
 from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
+from trainers import distributed
 from trainers.evaluation.evaluate import (
     Decoding,
     ProbeConfig,
@@ -338,7 +339,9 @@ def _read_all(files: Sequence[Path]) -> list[Trajectory]:
 
 def _train(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
     checkpoint = out / "checkpoint"
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[checkpoint / "checkpoint.json"], partial=[out])
+    run.stage(
+        _name(run, out), work, inputs=inputs, outputs=[checkpoint / "checkpoint.json"], partial=[out], together=True
+    )
     return checkpoint
 
 
@@ -386,8 +389,12 @@ def facts_of(run: Run, out: Path) -> dict[str, Any]:
 
 def note(out: Path, facts: Mapping[str, Any]) -> Path:
     """Write a JSON file of facts about the run."""
-    drop_drafts([out])
-    write_json(out, dict(facts))
+
+    def write() -> None:
+        drop_drafts([out])
+        write_json(out, dict(facts))
+
+    distributed.on_first(write)
     return out
 
 

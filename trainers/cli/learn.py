@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from icto_gym.errors import check_name
 from trainers import stages
 from trainers.cli.files import existing, show
 from trainers.cli.parsing import ConfigFile, Flat, parse
+from trainers.distributed import EngineConfig, launched, rank
 from trainers.feedback import StepRewardConfig
 from trainers.methods import METHODS, Method, find_method
 from trainers.methods.common import seeded
@@ -50,9 +51,17 @@ icto run icto --config smollm2-cpu --iterations 2 --dpo.beta 0.2 --run runs/beta
 icto run icto --config smollm2-cpu --no-contrast --run runs/without-contrast
 icto run bc --config smollm2-cpu --run runs/bc
 icto run icto --config smollm2-cpu --tracker tensorboard --run runs/watched
+torchrun --nproc_per_node 2 -m trainers.cli run icto --engine deepspeed --deepspeed zero2 --run runs/two
 icto run my_package.my_module:run_mine --run runs/mine
 The same command continues a run that was interrupted, whatever interrupted it.
 """
+EngineName = Annotated[
+    Literal["local", "deepspeed"],
+    tyro.conf.arg(help="What trains: this process, or DeepSpeed over all processes that torchrun started."),
+]
+DeepSpeedName = Annotated[
+    str, tyro.conf.arg(help="zero1, zero2, zero3, zero2-offload, zero3-offload, or a DeepSpeed JSON file.")
+]
 StartAt = Annotated[
     Path | None, tyro.conf.arg(help="Checkpoint folder to start from; left out: the model that --model.* describe.")
 ]
@@ -70,6 +79,8 @@ class SFTCommand:
     start: StartAt = None
     model: ModelConfig = field(default_factory=ModelConfig)
     config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[SFTConfig, Flat] = field(default_factory=SFTConfig)
 
 
@@ -84,6 +95,8 @@ class DPOCommand:
     start: StartAt = None
     model: ModelConfig = field(default_factory=ModelConfig)
     config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[DPOConfig, Flat] = field(default_factory=DPOConfig)
 
 
@@ -100,6 +113,8 @@ class RewardCommand:
     start: StartAt = None
     model: ModelConfig = field(default_factory=ModelConfig)
     config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[RewardConfig, Flat] = field(default_factory=RewardConfig)
 
 
@@ -114,26 +129,31 @@ def train(arguments: list[str]) -> None:
 
 def _train_sft(arguments: list[str]) -> None:
     command = parse(SFTCommand, arguments, prog="icto train sft", examples=SFT_EXAMPLES, section="sft")
-    with Run(command.out, redo=False) as run:
+    with launched(EngineConfig(command.engine, command.deepspeed)), Run(command.out, redo=False) as run:
         start = command.start or command.model
         stages.train_sft(run, command.out, existing(command.trajectories), start, command.settings)
-        show({"checkpoint": str(command.out / "checkpoint"), **stages.facts_of(run, command.out)})
+        _show({"checkpoint": str(command.out / "checkpoint"), **stages.facts_of(run, command.out)})
 
 
 def _train_dpo(arguments: list[str]) -> None:
     command = parse(DPOCommand, arguments, prog="icto train dpo", examples=DPO_EXAMPLES, section="dpo")
-    with Run(command.out, redo=False) as run:
+    with launched(EngineConfig(command.engine, command.deepspeed)), Run(command.out, redo=False) as run:
         start = command.start or command.model
         stages.train_dpo(run, command.out, existing(command.pairs), start, command.settings)
-        show({"checkpoint": str(command.out / "checkpoint"), **stages.facts_of(run, command.out)})
+        _show({"checkpoint": str(command.out / "checkpoint"), **stages.facts_of(run, command.out)})
 
 
 def _train_reward(arguments: list[str]) -> None:
     command = parse(RewardCommand, arguments, prog="icto train reward", examples=REWARD_EXAMPLES, section="reward")
-    with Run(command.out, redo=False) as run:
+    with launched(EngineConfig(command.engine, command.deepspeed)), Run(command.out, redo=False) as run:
         start, files = command.start or command.model, [existing(command.trajectories)]
         stages.train_reward(run, command.out, files, command.targets, start, command.settings)
-        show({"checkpoint": str(command.out / "checkpoint"), **stages.facts_of(run, command.out)})
+        _show({"checkpoint": str(command.out / "checkpoint"), **stages.facts_of(run, command.out)})
+
+
+def _show(result: dict[str, Any]) -> None:
+    if not rank():
+        show(result)
 
 
 # ---- run --------------------------------------------------------------------------------------
@@ -146,12 +166,15 @@ def run(arguments: list[str]) -> None:
         raise SystemExit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     method = find_method(arguments[0])
     command = parse(_run_command(method), arguments[1:], prog=f"icto run {arguments[0]}", examples=RUN_EXAMPLES)
-    with Run(command.run) as opened:
+    with launched(EngineConfig(command.engine, command.deepspeed)), Run(command.run) as opened:
         settings = seeded(command.settings)
         opened.save_config(settings, method.name, force=command.force_config)
-        opened.track(command.tracker)
+        if not rank():
+            opened.track(command.tracker)
         checkpoint = method.run(settings, opened)
         logger.info("%s: finished; the last checkpoint is %s", command.run, checkpoint)
+        if rank():
+            return  # the first process reports
         page = write_report(opened.folder, opened.path("report.html"))
     print(run_text(read_run(command.run)))
     print(f"The page with curves, causes and episodes: {page}")
@@ -171,6 +194,8 @@ def _run_command(method: Method) -> type[Any]:
                 Annotated[TrackerName, words(help="Show the metrics there too; nothing is sent without it.")],
                 "none",
             ),
+            ("engine", EngineName, "local"),
+            ("deepspeed", DeepSpeedName, "zero2"),
             ("settings", *settings),
         ],
         frozen=True,

@@ -123,7 +123,7 @@ def _set_up(quiet: bool) -> logging.Handler:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     for name in ("icto_gym", "trainers"):
-        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
+        logging.getLogger(name).setLevel(_level(quiet))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.warnoptions:
@@ -133,6 +133,13 @@ def _set_up(quiet: bool) -> logging.Handler:
     except ValueError:  # not the main thread: someone else owns the signals
         logger.debug("SIGTERM keeps its handler")
     return handler
+
+
+def _level(quiet: bool) -> int:
+    """Of several processes only the first speaks, unless something is wrong."""
+    if os.environ.get("RANK", "0") != "0":
+        return logging.ERROR
+    return logging.WARNING if quiet else logging.INFO
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

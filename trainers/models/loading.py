@@ -70,17 +70,19 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-def save_weights(model: Any, tokenizer: Any, folder: Path) -> str:
+def save_weights(model: Any, tokenizer: Any, folder: Path, weights: Mapping[str, Any] | None = None) -> str:
     """Write a model into an existing folder as safetensors: its adapter if it has one, else all weights.
+
+    ``weights``, by name, are written in place of the model's own.
 
     Returns:
         The kind for ``checkpoint.json``: ``"adapter"`` or ``"full"``.
     """
     if is_adapted(model):
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(folder, save_embedding_layers=False, **({"state_dict": dict(weights)} if weights else {}))
         (folder / "README.md").unlink(missing_ok=True)  # an empty model card
         return "adapter"
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **({"state_dict": dict(weights)} if weights else {}))
     tokenizer.save_pretrained(folder)
     return "full"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,13 @@ class RewardModel(torch.nn.Module):
         head.load_state_dict(tensors)
         return cls(loaded, head, record["max_length"])
 
-    def save_head(self, folder: Path) -> None:
-        """Write the head beside the backbone."""
+    def save_head(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the head, or the weights given in its place, beside the backbone."""
         from safetensors.torch import save
 
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.head.state_dict().items()}
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in (weights or self.head.state_dict()).items()
+        }
         with atomic_open(folder / HEAD_FILE, "wb") as handle:
             handle.write(save(tensors))
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from icto_gym.errors import ConfigError, IctoError
 from icto_gym.files import read_json, write_json
+from trainers import distributed
 from trainers.models.config import ModelConfig
 from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record, save_weights
 
@@ -82,6 +83,10 @@ def begin(out: Path, facts: Mapping[str, Any]) -> bool:
     Raises:
         ConfigError: if the folder holds another training.
     """
+    return distributed.on_first(lambda: _begin(out, facts))
+
+
+def _begin(out: Path, facts: Mapping[str, Any]) -> bool:
     out.mkdir(parents=True, exist_ok=True)
     facts = json.loads(json.dumps(facts))
     path = out / RECORD_FILE
@@ -138,11 +143,20 @@ def drop_folders(out: Path, prefix: str, keep: str | None = None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def save_checkpoint(folder: Path, loaded: LoadedModel, facts: Mapping[str, Any]) -> None:
-    """Write a checkpoint that `trainers.models.loading.load_model` reads."""
+def save_checkpoint(
+    folder: Path, loaded: LoadedModel, facts: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint that `trainers.models.loading.load_model` reads.
+
+    Args:
+        folder: its place.
+        loaded: model and tokenizer.
+        facts: more for its record.
+        weights: by name, in place of the model's own, where these are split over processes.
+    """
 
     def fill(draft: Path) -> None:
-        kind = save_weights(loaded.model, loaded.tokenizer, draft)
+        kind = save_weights(loaded.model, loaded.tokenizer, draft, weights)
         write_json(draft / CHECKPOINT_FILE, checkpoint_record(kind, loaded.config, **seal(draft), **facts))
 
     write_folder(folder, fill)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from icto_gym.errors import ConfigError, check_name
 
 SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
 OBJECTIVES = ("trajectory", "step", "mixed", "log_ratio")
 
 
@@ -25,6 +26,8 @@ class OptimizerConfig:
     """Learning rate after the warm-up: falls to 0 on half a cosine, or stays."""
     warmup_ratio: float = 0.03
     """Share of the optimiser steps over which the learning rate rises from 0."""
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit"] = "adamw"
+    """AdamW; ``8bit`` keeps its moments in 8 bits, ``paged`` lets them move to main memory (bitsandbytes)."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     max_grad_norm: float = 1.0
@@ -50,6 +53,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_name(self.schedule, SCHEDULES, "schedule")
+        check_name(self.optimizer, OPTIMIZERS, "optimizer")
         for name in ("learning_rate", "epochs", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0.")

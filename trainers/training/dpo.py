@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from icto_gym.errors import DataError
+from trainers import distributed
 from trainers.batches import PairBatch, TokenBatch, collate, split_to_fit, to_device
 from trainers.losses import PreferenceLoss, dpo_loss, log_ratio_loss, step_dpo_loss, sum_logps
 from trainers.models.loading import load_model
@@ -21,7 +22,7 @@ from trainers.records import PreferencePair
 from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import DPOConfig
-from trainers.training.engine import Engine, prepare
+from trainers.training.engine import make_engine, prepare
 from trainers.training.loop import Log, fit, total_steps
 from trainers.training.sft import Probe, Start
 
@@ -66,10 +67,11 @@ def train_dpo(
     loaded = load_model(start, trainable=True)
     plan = PairPlan.make(loaded.tokenizer, pairs, config)
     plan.packed = prepare(loaded.model, config, dropout=False)
-    plan.reference = _reference(loaded.model, plan, out / "reference.safetensors")
-    engine = Engine(loaded.model, config, total_steps(plan.size, config))
+    distributed.on_first(lambda: _reference(loaded.model, plan, out / "reference.safetensors").numel())
+    plan.reference = _reference(loaded.model, plan, out / "reference.safetensors")  # reads what the first one wrote
+    engine = make_engine(loaded.model, config, total_steps(plan.size, config))
     logger.info("contrasts %s in %d optimiser steps", plan.words, engine.total_steps)
-    if log:
+    if log and distributed.rank() == 0:
         log({"step": 0, **plan.measures(plan.reference[plan.sample])})
     return fit(
         engine,
@@ -77,7 +79,9 @@ def train_dpo(
         lambda model, batch: preference_loss(model, batch, config),
         config,
         out,
-        save=lambda folder, more: save_checkpoint(folder, loaded, {**facts, "data": plan.counts, **more}),
+        save=lambda folder, more, weights: save_checkpoint(
+            folder, loaded, {**facts, "data": plan.counts, **more}, weights
+        ),
         log=log,
         probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
         finish=lambda: plan.measures(plan.score(loaded.model, plan.sample)),
@@ -231,6 +235,10 @@ class PairPlan:
             return {}
         found = _measures(*logps.unbind(1), *self.reference[self.sample].unbind(1))
         return {f"pairs/{name}": value for name, value in found.items()}
+
+    def weight(self, items: Sequence[int]) -> float:
+        """Pairs."""
+        return len(items)
 
     def names(self, items: Sequence[int]) -> list[str]:
         """Number and trajectory ids."""

@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from icto_gym.errors import ConfigError
+from trainers import distributed
 from trainers.batches import collate, to_device
 from trainers.models.loading import causal_lm
 from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
 from trainers.tokenization import Encoded
 from trainers.training.config import OptimizerConfig
+from trainers.training.optimizers import make_optimizer
 
 logger = logging.getLogger(__name__)
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class Engine:
     """AdamW over the trainable parameters of a module.
+
+    Weights in 16 bits are trained on float32 copies: a step of 1e-5 would vanish in bfloat16's 8 bits of precision.
 
     Args:
         module: everything that is trained; its parameters' names are the names in saved states.
@@ -32,22 +38,27 @@ class Engine:
         total_steps: optimiser steps of the whole training, for the schedule.
     """
 
-    rank = 0
-
     def __init__(self, module: torch.nn.Module, config: OptimizerConfig, total_steps: int) -> None:
-        self.module = module
-        self.config = config
-        self.total_steps = total_steps
+        self._prepare(module, config, total_steps)
+        self._masters = {
+            name: torch.nn.Parameter(value.detach().float()) if value.dtype in _HALF else value
+            for name, value in self.parameters.items()
+        }
+        self.optimizer = make_optimizer(list(self._masters.values()), config)
+
+    def _prepare(self, module: torch.nn.Module, config: OptimizerConfig, total_steps: int) -> None:
+        self.module, self.config, self.total_steps = module, config, total_steps
         self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise ConfigError("The model has no trainable weights; load it with trainable=True.")
         self.device = next(iter(self.parameters.values())).device
-        self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of ``loss`` to what is there."""
+    def loss(self, compute_loss: Any, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        """What ``compute_loss(module, batch)`` returns."""
+        return compute_loss(self.module, batch)
+
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """Add the gradients of ``loss`` to what is there; ``last``: of this optimiser step."""
         loss.backward()
 
     def step(self, number: int) -> float:
@@ -56,41 +67,77 @@ class Engine:
         Returns:
             The length of the gradient before it was scaled down; if it is not finite, nothing is changed.
         """
+        for name, value in self.parameters.items():
+            if self._masters[name] is not value and value.grad is not None:
+                self._masters[name].grad, value.grad = value.grad.float(), None
         limit = self.config.max_grad_norm or math.inf
-        length = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        length = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), limit))
         if math.isfinite(length):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(number)
             self.optimizer.step()
+            self._copy_masters()
         self.optimizer.zero_grad(set_to_none=True)
         return length
 
+    def _copy_masters(self) -> None:
+        for name, value in self.parameters.items():
+            if self._masters[name] is not value:
+                value.data.copy_(self._masters[name].data)
+
     def learning_rate(self, number: int) -> float:
         """Learning rate of optimiser step ``number`` (from 0): a linear rise, then the schedule."""
-        warmup = math.ceil(self.config.warmup_ratio * self.total_steps)
-        if number < warmup:
-            return self.config.learning_rate * (number + 1) / warmup
-        if self.config.schedule == "constant":
-            return self.config.learning_rate
-        progress = (number - warmup) / max(1, self.total_steps - warmup)
-        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        return schedule_rate(self.config, self.total_steps, number)
 
     def state(self) -> dict[str, Tensor]:
-        """Trainable weights and AdamW's two moments by name, for `load_state`."""
-        tensors = {f"weight/{name}": value.detach() for name, value in self.parameters.items()}
-        for name, value in self.parameters.items():
+        """Trainable weights and the optimiser's state by name, for `load_state`."""
+        tensors = {f"weight/{name}": value.detach() for name, value in self._masters.items()}
+        for name, value in self._masters.items():
             for key, moment in self.optimizer.state.get(value, {}).items():
-                tensors[f"{key}/{name}"] = moment.detach()
-        return {key: value.cpu().contiguous() for key, value in tensors.items()}
+                tensors[f"{key}/{name}"] = torch.as_tensor(moment).detach()
+        # Copies: tensors that share memory (8-bit optimisers share their tables) cannot be written side by side.
+        return {key: value.cpu().clone().contiguous() for key, value in tensors.items()}
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
-        for name, value in self.parameters.items():
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` of this or of a distributed engine returned."""
+        for name, value in self._masters.items():
             value.data.copy_(tensors[f"weight/{name}"])
-            moments = {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[value] = {
-                key: moment.to(value.device if key != "step" else "cpu") for key, moment in moments.items()
-            }
+            keys = [key.partition("/")[0] for key in tensors if key.partition("/")[2] == name]
+            moments = {key: tensors[f"{key}/{name}"] for key in keys if key != "weight"}
+            self.optimizer.state[value] = {key: self._placed(key, moment, value) for key, moment in moments.items()}
+        self._copy_masters()
+
+    def _placed(self, key: str, moment: Tensor, value: Tensor) -> Any:
+        if key == "step":
+            return moment if self.config.optimizer == "adamw" else int(moment)
+        return moment.to(value.device)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """Weights by name for a checkpoint; None where the module holds them whole itself."""
+        return None
+
+    def check_probe(self) -> None:
+        """Raise where the policy cannot be watched while it learns; here it can."""
+
+
+def schedule_rate(config: OptimizerConfig, total_steps: int, number: int) -> float:
+    """Learning rate of optimiser step ``number`` (from 0) of ``total_steps``."""
+    warmup = math.ceil(config.warmup_ratio * total_steps)
+    if number < warmup:
+        return config.learning_rate * (number + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (number - warmup) / max(1, total_steps - warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_engine(module: torch.nn.Module, config: OptimizerConfig, total_steps: int) -> Engine:
+    """The engine of this launch (see `trainers.distributed.launched`)."""
+    if distributed.engine().engine == "local":
+        return Engine(module, config, total_steps)
+    from trainers.training.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(module, config, total_steps)
 
 
 def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from icto_gym.errors import check_name
 from icto_gym.files import write_json, write_text
+from trainers import distributed
 from trainers.batches import to_device
 from trainers.training.checkpoint import TrainingError, drop_folders, load_state, save_state, write_folder
 from trainers.training.config import OptimizerConfig
@@ -36,6 +37,8 @@ Log = Callable[[Mapping[str, Any]], None]
 """Called with one record per optimiser step. Its ``step`` counts from 1 (0: what was measured before training).
 After a resumption the steps since the last saved state come again, with the same numbers: keep one line per step."""
 ComputeLoss = Callable[[Any, Any], tuple[Tensor, dict[str, float]]]
+Save = Callable[[Path, Mapping[str, Any], "Mapping[str, Tensor] | None"], None]
+"""(folder, facts, weights): weights by name where the module's own are not whole, else None."""
 
 
 class Plan(Protocol):
@@ -46,6 +49,10 @@ class Plan(Protocol):
 
     def batches(self, items: Sequence[int]) -> list[tuple[Any, float]]:
         """Micro-batches of one optimiser step, each with its share of the step's loss; shares add up to 1."""
+        ...
+
+    def weight(self, items: Sequence[int]) -> float:
+        """How much these items count beside others of the same step (such as their tokens)."""
         ...
 
     def names(self, items: Sequence[int]) -> list[str]:
@@ -84,7 +91,7 @@ def fit(
     config: OptimizerConfig,
     out: Path,
     *,
-    save: Callable[[Path, Mapping[str, Any]], None],
+    save: Save,
     log: Log | None = None,
     probe: Callable[[int], Mapping[str, float]] | None = None,
     finish: Callable[[], Mapping[str, float]] | None = None,
@@ -97,7 +104,7 @@ def fit(
         compute_loss: (module, batch) -> (loss, metrics); both are means over the batch.
         config: order, schedule, saving, probing.
         out: see `trainers.training.checkpoint`.
-        save: writes a complete checkpoint folder with the given facts in its record.
+        save: writes a complete checkpoint folder with the given facts in its record; only the first process calls it.
         log: receives one record per optimiser step.
         probe: step -> numbers; the weights with the best ``config.probe_metric`` become the checkpoint.
         finish: more numbers for the last step's record.
@@ -110,8 +117,9 @@ def fit(
         record = _optimiser_step(engine, plan, compute_loss, config, position.step, out)
         position.step += 1
         last = position.step == engine.total_steps
-        if log:
-            log({**record, **(finish() if last and finish else {})})
+        more: Any = engine.loss(lambda *_: finish(), None) if last and finish else {}
+        if log and distributed.rank() == 0:
+            log({**record, **more})
         bar.set_postfix(loss=f"{record['train/loss']:.3f}")
         bar.update()
         if probe and (last or (config.probe_every and position.step % config.probe_every == 0)):
@@ -119,7 +127,7 @@ def fit(
         elif last or position.step % config.save_every == 0:
             _save(engine, position, out)
     bar.close()
-    return _finish(position, out, save)
+    return _finish(engine, position, out, save)
 
 
 def _resume(engine: Engine, out: Path) -> Position:
@@ -127,7 +135,7 @@ def _resume(engine: Engine, out: Path) -> Position:
     if saved is None:
         return Position()
     tensors, position = saved
-    if any(key.startswith("exp_avg/") for key in tensors):
+    if position["step"]:
         engine.load_state(tensors)
     logger.info("resumes after step %d of %d", position["step"], engine.total_steps)
     return Position(**position)
@@ -136,20 +144,24 @@ def _resume(engine: Engine, out: Path) -> Position:
 def _optimiser_step(
     engine: Engine, plan: Plan, compute_loss: ComputeLoss, config: OptimizerConfig, step: int, out: Path
 ) -> dict[str, Any]:
-    begin = time.monotonic()
-    torch.manual_seed(random.Random(f"{config.seed}/dropout/{step}").getrandbits(63))
+    begin, rank = time.monotonic(), distributed.rank()
+    place = f"{config.seed}/dropout/{step}" + (f"/{rank}" if rank else "")
+    torch.manual_seed(random.Random(place).getrandbits(63))
     items = items_of_step(plan.size, step, config)
-    sums: dict[str, float] = defaultdict(float)
-    tokens = scored = 0
-    for batch, share in plan.batches(items):
+    sums: dict[str, float] = defaultdict(float, tokens=0.0, scored_tokens=0.0)
+    shares = _my_batches(plan, items)
+    for number, (batch, share) in enumerate(shares):
         batch = to_device(batch, engine.device)
-        loss, metrics = compute_loss(engine.module, batch)
+        loss, metrics = engine.loss(compute_loss, batch)
         for name, value in {"loss": float(loss.detach()), **metrics}.items():
             sums[name] += share * value
         if not math.isfinite(loss.item()):
             _stop("loss", float(loss.detach()), step, batch, plan.names(items), out)
-        engine.backward(loss * share)
-        tokens, scored = tokens + batch.n_tokens, scored + batch.n_scored
+        engine.backward(loss * share, last=number + 1 == len(shares))
+        if share:
+            sums["tokens"] += batch.n_tokens
+            sums["scored_tokens"] += batch.n_scored
+    sums = _over_processes(sums)
     rate = engine.learning_rate(step)
     norm = engine.step(step)
     if not math.isfinite(norm):
@@ -159,15 +171,34 @@ def _optimiser_step(
         "train/epoch": (step + 1) / math.ceil(plan.size / config.batch_size),
         "train/learning_rate": rate,
         "train/grad_norm": norm,
-        "train/tokens": tokens,
-        "train/scored_tokens": scored,
+        "train/tokens": int(sums.pop("tokens")),
+        "train/scored_tokens": int(sums.pop("scored_tokens")),
         "train/seconds": time.monotonic() - begin,
         **{f"train/{name}": float(value) for name, value in sums.items()},
     }
 
 
+def _my_batches(plan: Plan, items: list[int]) -> list[tuple[Any, float]]:
+    """This process's micro-batches with their shares of the step's loss; every process gets equally many.
+
+    All take part in every pass, so one that has less to do repeats a batch that counts nothing.
+    """
+    world = distributed.world_size()
+    if world == 1:
+        return plan.batches(items)
+    mine = items[distributed.rank() :: world]
+    part = plan.weight(mine) / plan.weight(items) if mine else 0.0
+    batches = [(batch, part * share) for batch, share in plan.batches(mine or items[:1])]
+    return batches + [(batches[-1][0], 0.0)] * (distributed.largest(len(batches)) - len(batches))
+
+
+def _over_processes(sums: dict[str, float]) -> dict[str, float]:
+    names = sorted(sums)
+    return dict(zip(names, distributed.add_up([sums[name] for name in names]), strict=True))
+
+
 def _stop(what: str, value: float, step: int, batch: Any, names: list[str], out: Path) -> None:
-    """Save the batch that broke the training and raise."""
+    """Save the batch that broke the training and raise; a launcher then stops the other processes."""
     from safetensors.torch import save_file
 
     place = out / f"nonfinite-step-{step + 1:06d}"
@@ -202,22 +233,29 @@ def _probe(
     position: Position,
     config: OptimizerConfig,
     out: Path,
-    save: Callable[[Path, Mapping[str, Any]], None],
+    save: Save,
 ) -> None:
     """Measure the weights as they are, keep them if none were better, and save the state so as not to measure again."""
+    engine.check_probe()
     training = engine.module.training
     with torch.random.fork_rng(devices=[]):
-        metrics = {name: float(value) for name, value in probe(position.step).items()}
+        metrics = distributed.on_first(lambda: {name: float(value) for name, value in probe(position.step).items()})
     engine.module.train(training)
     check_name(config.probe_metric, metrics, "probe_metric")
     scores = {item["step"]: _score(item[config.probe_metric]) for item in position.probes}
     position.probes.append({"step": position.step, **metrics})
     if position.best is None or _score(metrics[config.probe_metric]) >= scores[position.best]:
         position.best = position.step
-        save(out / f"best-{position.step:06d}", {"step": position.step, "probe": metrics})
-    write_text(out / "probes.jsonl", "".join(json.dumps(item, sort_keys=True) + "\n" for item in position.probes))
+        _keep(engine, out / f"best-{position.step:06d}", {"step": position.step, "probe": metrics}, save)
+    lines = "".join(json.dumps(item, sort_keys=True) + "\n" for item in position.probes)
+    distributed.on_first(lambda: write_text(out / "probes.jsonl", lines))
     _save(engine, position, out)
-    drop_folders(out, "best-", keep=f"best-{position.best:06d}")
+    distributed.on_first(lambda: drop_folders(out, "best-", keep=f"best-{position.best:06d}"))
+
+
+def _keep(engine: Engine, folder: Path, facts: Mapping[str, Any], save: Save) -> None:
+    weights = engine.weights()  # gathered by all, written by the first
+    distributed.on_first(lambda: save(folder, facts, weights))
 
 
 def _score(value: float) -> float:
@@ -226,20 +264,21 @@ def _score(value: float) -> float:
 
 def _save(engine: Engine, position: Position, out: Path) -> None:
     facts = {"probes": position.probes, "best": position.best}
-    save_state(out, position.step, engine.state(), facts)
+    state = engine.state()  # gathered by all, written by the first
+    distributed.on_first(lambda: save_state(out, position.step, state, facts))
 
 
-def _finish(position: Position, out: Path, save: Callable[[Path, Mapping[str, Any]], None]) -> Path:
+def _finish(engine: Engine, position: Position, out: Path, save: Save) -> Path:
     """Give the result its name, then drop what was only needed on the way."""
     target = out / "checkpoint"
     if position.best is None:
-        save(target, {"step": position.step})
+        _keep(engine, target, {"step": position.step}, save)
     else:
-        os.replace(out / f"best-{position.best:06d}", target)
-    drop_folders(out, "state-")
-    drop_folders(out, "best-")
+        distributed.on_first(lambda: os.rename(out / f"best-{position.best:06d}", target))
+    distributed.on_first(lambda: drop_folders(out, "state-"))
+    distributed.on_first(lambda: drop_folders(out, "best-"))
     return target
 
 
 def _bar_wanted() -> bool:
-    return os.environ.get("ICTO_PROGRESS") == "1" or sys.stderr.isatty()
+    return distributed.rank() == 0 and (os.environ.get("ICTO_PROGRESS") == "1" or sys.stderr.isatty())

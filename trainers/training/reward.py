@@ -16,6 +16,7 @@ from icto_gym.dialogue import trajectory_messages
 from icto_gym.errors import DataError
 from icto_gym.files import write_json
 from icto_gym.trajectory import Trajectory
+from trainers import distributed
 from trainers.batches import RewardBatch, collate, last_places, split_to_fit
 from trainers.losses import reward_loss
 from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record
@@ -23,7 +24,7 @@ from trainers.models.reward_model import BACKBONE, RewardModel, new_reward_model
 from trainers.tokenization import Encoded
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint, seal, write_folder
 from trainers.training.config import RewardConfig
-from trainers.training.engine import Engine, prepare
+from trainers.training.engine import make_engine, prepare
 from trainers.training.loop import Log, fit, total_steps
 from trainers.training.sft import Start
 
@@ -69,9 +70,9 @@ def train_reward(
     model = new_reward_model(start, config.max_length)
     plan = RewardPlan(model, known, wanted, config)
     plan.packed = prepare(model.backbone, config, dropout=False)
-    engine = Engine(model, config, total_steps(plan.size, config))
+    engine = make_engine(model, config, total_steps(plan.size, config))
     logger.info("fits %d trajectories in %d optimiser steps", plan.size, engine.total_steps)
-    if log:
+    if log and distributed.rank() == 0:
         log({"step": 0, **plan.holdout_error(model)})
     return fit(
         engine,
@@ -79,7 +80,7 @@ def train_reward(
         value_loss,
         config,
         out,
-        save=lambda folder, more: _save(folder, model, {**facts, "targets": targets_name, **more}),
+        save=lambda folder, more, weights: _save(folder, model, {**facts, "targets": targets_name, **more}, weights),
         log=log,
         finish=lambda: plan.holdout_error(model),
     )
@@ -100,10 +101,14 @@ def _checked(trajectory: Trajectory, values: Sequence[float]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _save(folder: Path, model: RewardModel, facts: Mapping[str, Any]) -> None:
+def _save(folder: Path, model: RewardModel, facts: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
+    backbone = weights and {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
+    head = weights and {k.removeprefix("head."): v for k, v in weights.items() if k.startswith("head.")}
+
     def fill(draft: Path) -> None:
-        save_checkpoint(draft / BACKBONE, LoadedModel(model.backbone, model.tokenizer, model.config), {})
-        model.save_head(draft)
+        loaded = LoadedModel(model.backbone, model.tokenizer, model.config)
+        save_checkpoint(draft / BACKBONE, loaded, {}, backbone)
+        model.save_head(draft, head)
         record = checkpoint_record("reward", model.config, **seal(draft), max_length=model.max_length, **facts)
         write_json(draft / CHECKPOINT_FILE, dict(record))
 
@@ -148,6 +153,11 @@ class RewardPlan:
         ]  # steps beyond max_length cannot be read
         targets, mask = pad_rows(rows)
         return RewardBatch(tokens, last_places(conversations, tokens, targets.shape[1]), targets, mask)
+
+    def weight(self, items: Sequence[int]) -> float:
+        """Steps that can be read."""
+        numbers = [self.trained[item] for item in items]
+        return sum(min(len(self.targets[number]), self.encoded[number].n_turns) for number in numbers)
 
     @torch.no_grad()
     def holdout_error(self, model: RewardModel) -> dict[str, float]:

@@ -21,7 +21,7 @@ from trainers.models.scoring import score_tokens
 from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import SFTConfig
-from trainers.training.engine import Engine, prepare
+from trainers.training.engine import make_engine, prepare
 from trainers.training.loop import Log, fit, total_steps
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def train_sft(
     names = [item.trajectory_id for item in trajectories]
     plan = SFTPlan.make(loaded.tokenizer, conversations, names, config)
     plan.packed = prepare(loaded.model, config, dropout=True)
-    engine = Engine(loaded.model, config, total_steps(plan.size, config))
+    engine = make_engine(loaded.model, config, total_steps(plan.size, config))
     logger.info("clones %s in %d optimiser steps", plan.words, engine.total_steps)
     return fit(
         engine,
@@ -74,7 +74,9 @@ def train_sft(
         cloning_loss,
         config,
         out,
-        save=lambda folder, more: save_checkpoint(folder, loaded, {**facts, "data": plan.counts, **more}),
+        save=lambda folder, more, weights: save_checkpoint(
+            folder, loaded, {**facts, "data": plan.counts, **more}, weights
+        ),
         log=log,
         probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
     )
@@ -132,6 +134,10 @@ class SFTPlan:
         made = [collate([chosen[number] for number in group], packed=self.packed) for group in groups]
         scored = sum(batch.n_scored for batch in made)
         return [(batch, batch.n_scored / scored) for batch in made]
+
+    def weight(self, items: Sequence[int]) -> float:
+        """Tokens that are trained."""
+        return sum(sum(turn >= 0 for turn in self.conversations[item].turns[1:]) for item in items)
 
     def names(self, items: Sequence[int]) -> list[str]:
         """Trajectory ids."""

@@ -1,0 +1,144 @@
+"""DeepSpeed on two real processes: the losses of one process, states that fit any number of processes, kills."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from icto_gym.errors import ConfigError
+from trainers.distributed import EngineConfig, launched
+
+DRIVER = """
+import json, os, signal, socket, sys
+os.environ["DS_ACCELERATOR"] = "cpu"
+from pathlib import Path
+import torch, transformers, peft, deepspeed
+sys.path.insert(0, sys.argv[1])
+from conftest import make_pair
+from trainers import distributed
+from trainers.distributed import EngineConfig, launched
+from trainers.models import LoRAConfig, ModelConfig
+from trainers.models.tiny import tiny_folder
+from trainers.training.config import DPOConfig
+from trainers.training.dpo import train_dpo
+
+torch.set_num_threads(1)
+tiny_folder()
+
+def work(out, preset, die_at):
+    lora = None if "full" in out else LoRAConfig(r=2, alpha=4)
+    config = DPOConfig(epochs=2, batch_size=4, save_every=1, learning_rate=5e-3, micro_batch_tokens=150)
+    def log(record):
+        with open(out + ".log", "a") as handle:
+            handle.write(json.dumps(record) + "\\n")
+        if record["step"] == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    with launched(EngineConfig("deepspeed", preset) if preset else EngineConfig()):
+        train_dpo([make_pair(n) for n in range(6)], ModelConfig("tiny-random", lora=lora), config, Path(out), log=log)
+
+def attempt(out, preset, world, die_at=-1):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            if preset:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            try:
+                work(out, preset, die_at)
+                code = 0
+            except BaseException:
+                import traceback
+                traceback.print_exc()
+                code = 1
+            sys.stderr.flush()
+            os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+for out, plans in json.loads(sys.argv[2]):
+    codes = [attempt(out, *plan) for plan in plans]
+    records = {}
+    for line in open(out + ".log"):
+        record = json.loads(line)
+        records[record["step"]] = record
+    kind = json.loads((Path(out) / "checkpoint" / "checkpoint.json").read_text())["kind"]
+    left = sorted(path.name for path in Path(out).iterdir())
+    print(json.dumps({"out": out, "codes": codes, "records": records, "kind": kind, "left": left}), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Every way through the same training, each in processes of its own, forked from one that has imported all."""
+    try:
+        import deepspeed  # noqa: F401
+    except ImportError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"DeepSpeed is missing in CI: {error}")
+        pytest.skip(f"DeepSpeed is not installed ({error}); it compiles when it is installed, after torch")
+    base, here = tmp_path_factory.mktemp("zero"), Path(__file__).parent
+    plans = {
+        "one": [("", 1)],
+        "zero1": [("zero1", 2)],
+        "zero2": [("zero2", 2)],
+        "zero3": [("zero3", 2)],
+        "killed": [("zero2", 2, 2), ("zero3", 2, 3), ("", 1)],
+        "killed-two": [("zero3", 2, 2), ("zero1", 2)],
+        "full-one": [("", 1)],
+        "full-zero3": [("zero3", 2, 2), ("zero3", 2)],
+    }
+    words = json.dumps([(str(base / name), plan) for name, plan in plans.items()])
+    command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(here), words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=here.parents[2], timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"out"')]
+    return {Path(line["out"]).name: line for line in lines}, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "alone"),
+    [
+        ("zero1", "one"),
+        ("zero2", "one"),
+        ("zero3", "one"),
+        ("killed", "one"),
+        ("killed-two", "one"),
+        ("full-zero3", "full-one"),
+    ],
+)
+def test_two_processes_have_the_losses_of_one(outcomes, way, alone):
+    found, log = outcomes
+    assert way in found, log[-4000:]
+    assert found[way]["codes"][-1] == [0] * len(found[way]["codes"][-1]), log[-4000:]
+    assert found[way]["records"].keys() == found[alone]["records"].keys()
+    for step, record in found[alone]["records"].items():
+        for name, value in record.items():
+            if name not in ("train/seconds", "train/tokens"):  # a smaller row shares fewer tokens
+                assert found[way]["records"][step][name] == pytest.approx(value, rel=2e-3, abs=2e-4), (step, name)
+    assert (found[way]["kind"], found[way]["left"]) == (found[alone]["kind"], found[alone]["left"])
+
+
+@pytest.mark.slow
+def test_the_first_process_was_really_killed(outcomes):
+    found, _ = outcomes
+    assert [codes[0] for codes in found["killed"]["codes"]] == [-9, -9, 0]
+    assert found["killed-two"]["codes"][0][0] == -9
+
+
+def test_several_processes_without_deepspeed_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="--engine deepspeed"), launched(EngineConfig()):
+        pass
+
+
+def test_an_unknown_engine_is_named():
+    with pytest.raises(ConfigError, match="Did you mean 'deepspeed'"):
+        EngineConfig("deepsped")

@@ -1,0 +1,170 @@
+"""Several processes as one: who is first, who waits, and what the first one tells (importable without torch).
+
+Every process runs the same program. What plays, writes and logs is done by the first process while the others wait
+for its result; only training is done by all. Processes are started by ``torchrun`` or DeepSpeed's own launcher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+from icto_gym.errors import ConfigError, IctoError, check_name, require
+
+T = TypeVar("T")
+ENGINES = ("local", "deepspeed")
+_PATIENCE = timedelta(days=30)  # while the first process plays, the others wait, for hours if need be
+
+
+class PeerError(IctoError, RuntimeError):
+    """The first process failed, so this one stops too."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What trains, and on how many processes; results do not depend on it beyond rounding."""
+
+    engine: Literal["local", "deepspeed"] = "local"
+    """``local``: this process alone. ``deepspeed``: all processes that the launcher started."""
+    deepspeed: str = "zero2"
+    """``zero1``, ``zero2``, ``zero3``, ``zero2-offload``, ``zero3-offload``, or a DeepSpeed JSON file."""
+
+    def __post_init__(self) -> None:
+        check_name(self.engine, ENGINES, "engine")
+
+
+_engine = EngineConfig()
+_group: Any = None
+
+
+def engine() -> EngineConfig:
+    """What `launched` was given; the local engine outside of it."""
+    return _engine
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ["RANK"]) if _group is not None else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return int(os.environ["WORLD_SIZE"]) if _group is not None else 1
+
+
+@contextmanager
+def launched(config: EngineConfig) -> Iterator[None]:
+    """Join the other processes for the length of the block.
+
+    Raises:
+        ConfigError: several processes were started for an engine that uses one.
+        DependencyNotInstalled: DeepSpeed is missing.
+    """
+    global _engine, _group
+    if config.engine == "local":
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count > 1:
+            raise ConfigError(
+                f"{count} processes were started, and the engine 'local' uses one. Add --engine deepspeed, or start "
+                "without torchrun."
+            )
+        yield
+        return
+    _engine, _group = config, _join()
+    try:
+        yield
+    finally:
+        import torch.distributed
+
+        _engine, _group = EngineConfig(), None
+        torch.distributed.destroy_process_group()
+
+
+def _join() -> Any:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+    if "RANK" not in os.environ:
+        os.environ.update(alone)
+    deepspeed = require("deepspeed", extra="deepspeed")
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+    return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Let the first process do it while the others wait; all return its result, which must be JSON.
+
+    Raises:
+        PeerError: in the others, where the first one failed; it raises its own error.
+    """
+    if world_size() == 1:
+        return work()
+    if rank():
+        told = json.loads(_tell(b""))
+        if "error" in told:
+            raise PeerError(f"The first process stopped: {told['error']}")
+        return told["result"]
+    try:
+        result = work()
+    except BaseException as error:
+        _tell(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        raise
+    _tell(json.dumps({"result": result}).encode())
+    return result
+
+
+def _tell(message: bytes) -> bytes:
+    """What the first process says, in all of them."""
+    import torch
+    import torch.distributed as dist
+
+    length = torch.tensor([len(message)])
+    dist.broadcast(length, 0, group=_group)
+    data = (
+        torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        if message
+        else torch.empty(int(length), dtype=torch.uint8)
+    )
+    dist.broadcast(data, 0, group=_group)
+    return data.numpy().tobytes()
+
+
+def add_up(values: list[float]) -> list[float]:
+    """Each number summed over all processes."""
+    if world_size() == 1:
+        return values
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(sums, group=_group)
+    return sums.tolist()
+
+
+def largest(value: int) -> int:
+    """The largest of all processes' numbers."""
+    if world_size() == 1:
+        return value
+    import torch
+    import torch.distributed as dist
+
+    most = torch.tensor([value])
+    dist.all_reduce(most, op=dist.ReduceOp.MAX, group=_group)
+    return int(most)
