@@ -32,6 +32,8 @@ $(VENV)/.demo: $(BIN)/python setup.cfg pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.demo
 	@echo "setting up .venv for the tests (once, a few minutes)"
 	$(PIP) -e '.[train,peft,quantization,webshop,scienceworld,openai,ray,browser,export,tracking,dev]'
+	$(PIP) setuptools wheel ninja py-cpuinfo && $(PIP) --no-build-isolation deepspeed || \
+	  echo "deepspeed could not be built: the tests of several processes will be skipped"
 	$(PIP) alfworld || echo "alfworld could not be built (it needs a C compiler and cmake): its tests will be skipped"
 	@touch $@
 

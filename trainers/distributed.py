@@ -96,6 +96,8 @@ def _join() -> Any:
     if "RANK" not in os.environ:
         os.environ.update(alone)
     deepspeed = require("deepspeed", extra="deepspeed")
+    if not cuda:  # else a first run compiles an operation for minutes, and a killed compilation locks the next one out
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
