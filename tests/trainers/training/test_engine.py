@@ -102,3 +102,36 @@ def test_dropout_is_off_where_it_must_be_and_training_mode_stays_on():
     dropouts = [module.p for module in loaded.model.modules() if isinstance(module, torch.nn.Dropout)]
     assert loaded.model.training
     assert dropouts and set(dropouts) == {0.0}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw8bit", "paged_adamw", "paged_adamw8bit"])
+def test_optimisers_of_bitsandbytes_go_on_from_their_state(optimizer):
+    pytest.importorskip("bitsandbytes")
+
+    def make():
+        torch.manual_seed(0)
+        return Engine(torch.nn.Linear(128, 64), OptimizerConfig(learning_rate=0.01, optimizer=optimizer), 10)
+
+    def some_steps(one, first, last):
+        for step in range(first, last):
+            one.backward(one.module(torch.ones(1, 128) * (step + 1)).square().sum())
+            one.step(step)
+
+    straight, stopped, resumed = make(), make(), make()
+    some_steps(straight, 0, 4)
+    some_steps(stopped, 0, 2)
+    resumed.load_state(stopped.state())
+    some_steps(resumed, 2, 4)
+    assert not torch.equal(straight.module.weight, make().module.weight)
+    assert torch.equal(straight.module.weight, resumed.module.weight)
+
+
+def test_small_steps_do_not_vanish_in_bfloat16():
+    module = torch.nn.Linear(8, 1, bias=False).bfloat16()
+    torch.nn.init.ones_(module.weight)
+    one = Engine(module, OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup_ratio=0.0), 100)
+    for step in range(100):
+        one.backward(module(torch.ones(1, 8, dtype=torch.bfloat16)).sum())
+        one.step(step)
+    assert module.weight.dtype == torch.bfloat16
+    assert torch.allclose(module.weight.float(), torch.full((1, 8), 0.99), atol=0.005)
