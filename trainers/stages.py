@@ -42,7 +42,7 @@ from trainers.feedback import (
 )
 from trainers.pairing import PairingConfig, make_pairing
 from trainers.policies import Policy
-from trainers.policies.players import ActingConfig, Player, Start, named_player, weights_digest
+from trainers.policies.players import ActingConfig, Player, Start, named_player, recipe_beside, weights_digest
 from trainers.policies.players import model_player as model_player
 from trainers.records import (
     Likelihoods,
@@ -149,7 +149,7 @@ def evaluate(
     asked = {"decode": decode, "scoring": scoring}
 
     def work() -> dict[str, Any]:
-        recipe = {**player.recipe, "digest": weights_digest(player)}
+        recipe = recipe_beside(player.recipe, player.source, run.folder, out) | {"digest": weights_digest(player)}
         result = evaluate_policy(player.load, config, out, label=label, decode=decode, scoring=scoring, recipe=recipe)
         return {name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}
 

@@ -178,13 +178,13 @@ def _repeat(command: EvaluateCommand) -> None:
     _check_trust(command, before, config)
     options = {**dict(before.recipe.get("options") or {}), **command.policy_options}
     recipe = {**before.recipe, "options": options}
-    player = named_player(command.policy, options) if command.policy else recorded_player(recipe)
+    old = command.repeat if command.repeat.is_dir() else command.repeat.parent
+    player = named_player(command.policy, options) if command.policy else recorded_player(recipe, old)
     check_tasks(before, config)
     check_weights(before.recipe, weights_digest(player))
     player = replace(player, recipe=recipe)
     with _folder_for(command.out) as out, Run(out, redo=False) as run:
         after = _evaluate_into(run, player, config, before.label, decode, before.scoring)
-        old = command.repeat if command.repeat.is_dir() else command.repeat.parent
         outcome = compare_repeat(before, after, old / "trajectories.jsonl", out / "trajectories.jsonl")
     print(outcome.words)
     if not outcome.matches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,13 +60,23 @@ def named_player(spec: str, options: Mapping[str, Any] | None = None) -> Player:
     return Player(str(options.get("name", spec)), [source, options], lambda: make_policy(spec, **options), recipe)
 
 
-def recorded_player(recipe: Mapping[str, Any]) -> Player:
-    """The player that a result file describes."""
+def recipe_beside(recipe: Mapping[str, Any], source: Any, run: Path, out: Path) -> dict[str, Any]:
+    """``recipe`` for a result in ``out``: a checkpoint of the same run is named from there, so the run may move."""
+    if isinstance(source, Path) and source.resolve().is_relative_to(run.resolve()):
+        return {**recipe, "spec": f"hf:{Path(os.path.relpath(source, out)).as_posix()}"}
+    return dict(recipe)
+
+
+def recorded_player(recipe: Mapping[str, Any], folder: Path) -> Player:
+    """The player that a result file in ``folder`` describes."""
     options = dict(recipe.get("options") or {})
+    spec = str(recipe.get("spec"))
+    if spec.startswith("hf:") and (folder / spec[3:]).is_dir():
+        return named_player(f"hf:{folder / spec[3:]}", options)
     if recipe.get("model"):
         name = str(options.pop("name", recipe["model"].get("name")))
         return model_player(ModelConfig.from_dict(recipe["model"]), name, ActingConfig(**options))
-    return named_player(str(recipe.get("spec")), options)
+    return named_player(spec, options)
 
 
 def weights_digest(player: Player) -> str | None:
