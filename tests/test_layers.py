@@ -15,7 +15,8 @@ FLOORS = {  # module prefix -> floor; the longest prefix counts
     "trainers.rollout": 4, "trainers.workers": 4, "trainers.rooms": 4, "trainers.episodes": 4, "trainers.sampling": 3,
     "trainers.feedback": 4, "trainers.training": 4, "trainers.evaluation": 4,
     "trainers.exchange": 4, "trainers.trackers": 3,
-    "trainers.report": 4, "trainers.stages": 5, "trainers.methods": 6, "trainers.cli": 7,
+    "trainers.report": 4, "trainers.markers": 2, "trainers.stages": 5,
+    "trainers.method_stages": 5, "trainers.methods": 6, "trainers.cli": 7,
 }  # fmt: skip
 HEAVY = {"ray", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "spacy", "py4j", "textworld", "alfworld"}
 LIGHT = (

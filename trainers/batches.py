@@ -71,6 +71,8 @@ class PairBatch:
     """(B, S), summed log-probability of each reply under the reference, in nats."""
     rejected_reference: Tensor
     """(B, S)."""
+    anchored: Tensor
+    """(B,), 1 where the chosen side's likelihood is an objective too, else 0."""
 
     @property
     def n_tokens(self) -> int:

@@ -27,14 +27,22 @@ def load_config(cls: type[T], path: str | Path | None) -> T:
     return cls() if path is None else from_mapping(cls, with_preset(read_yaml(path)), str(path))
 
 
-def with_preset(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Lay ``values`` over the preset that their key ``preset`` names, if there is one."""
+Fit = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Makes of a preset, which speaks to all methods, what one of them takes."""
+
+
+def with_preset(values: Mapping[str, Any], fit: Fit | None = None) -> Mapping[str, Any]:
+    """Lay ``values`` over the preset (or presets, the later over the earlier) that their key ``preset`` names."""
     if "preset" not in values:
         return values
-    from trainers.presets import preset_path
+    from trainers.presets import preset_values
 
     rest = {key: value for key, value in values.items() if key != "preset"}
-    return merged(with_preset(read_yaml(preset_path(str(values["preset"])))), rest)
+    names = values["preset"] if isinstance(values["preset"], (list, tuple)) else [values["preset"]]
+    below: dict[str, Any] = {}
+    for name in names:
+        below = merged(below, preset_values(str(name), fit))
+    return merged(below, rest)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,11 @@ from typing import Any
 from icto_gym.files import read_json
 from trainers.runs import Run
 
-STAGES = {"explored": "trajectories", "judged": "verdicts", "pairs": "pairs", "imitated": "successes"}
+STAGES = {
+    "explored": "trajectories", "judged": "verdicts", "pairs": "pairs", "imitated": "successes", "marked": "marked",
+}  # fmt: skip
+COSTS = ("prompt_tokens", "response_tokens", "trained_tokens")
+"""What stages record of their cost, in tokens: read and written in play, and read in training."""
 
 
 def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> dict[str, Any]:
@@ -46,6 +50,28 @@ def training_facts(run: Run, out: Path) -> dict[str, Any]:
         if (out / name).exists():
             facts[name.partition(".")[0]] = read_json(out / name)
     return facts
+
+
+def budget(run: Run) -> dict[str, Any]:
+    """What a run spent: tokens and seconds by stage, and their sums for play, training and evaluation.
+
+    Tokens are counted whole however often a run was interrupted; seconds are those of the session that ended a stage.
+    ``prompt_tokens`` counts a conversation again at every turn, although a policy with a cache reads only what is new.
+    """
+    stages = {}
+    for path in sorted(run.path("stages").glob("*.json")):
+        record = read_json(path)
+        if "facts" in record:
+            costs = {name: int(record["facts"].get(name) or 0) for name in COSTS}
+            seconds = {name: record.get(name, 0.0) for name in ("seconds", "cpu_seconds")}
+            stages[record["stage"]] = {**costs, **seconds}
+    sums: dict[str, dict[str, float]] = {}
+    for name, costs in stages.items():
+        kind = "evaluation" if name.startswith("evaluation/") else "training" if costs["trained_tokens"] else "play"
+        total = sums.setdefault(kind, {})
+        for key, value in costs.items():
+            total[key] = round(total.get(key, 0) + value, 2)
+    return {"stages": stages, "sums": sums}
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -118,7 +118,9 @@ class Episode:
         try:
             options = {"task_id": self.job.task_id, "attempt": self.job.attempt}
             _, self._info = self._env.reset(seed=self.job.seed, options=options)
-            if self.job.prefix_fraction > 0:
+            if self.job.prefix:
+                self._replay(self.job.prefix)
+            elif self.job.prefix_fraction > 0:
                 self._play_prefix()
         except BackendError as error:
             self._break(error)
@@ -162,6 +164,14 @@ class Episode:
         if self._optimal is not None:
             # a state without known optimal actions makes the episode's whole list unknown
             self._optimal = None if best is None else [*self._optimal, self._info["action"].strip() in best]
+
+    def _replay(self, responses: tuple[str, ...]) -> None:
+        """Carry out given responses; an episode that they end is over, and nobody is asked for one more."""
+        for response in responses:
+            if self.trajectory is not None:
+                return
+            self._prefix_steps += 1
+            self.step(response)
 
     def _play_prefix(self) -> None:
         """Let the expert play the first part of its path; at least one step is left for the policy."""

@@ -114,6 +114,8 @@ class Job(NamedTuple):
     """Where on the expert's path the policy takes over, in [0, 1); 0: at the start."""
     source: int = 0
     """Which of a rollout's environments plays it, counted in the order they are given."""
+    prefix: tuple[str, ...] = ()
+    """Responses that are carried out before the policy is asked: the episode goes on from where they lead."""
 
 
 def plan_jobs(config: RolloutConfig | Sequence[RolloutConfig], tasks: Iterable[Task | str] | None = None) -> list[Job]:

@@ -9,39 +9,33 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from icto_gym.errors import DataError
-from icto_gym.files import write_json
+from icto_gym.files import read_json, write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers import distributed
-from trainers.evaluation.evaluate import (
-    Decoding,
-    ProbeConfig,
-    chosen_manifest,
-    evaluate_policy,
-    greedy,
-    make_probe,
-)
+from trainers.evaluation.evaluate import Decoding, chosen_manifest, evaluate_policy, greedy
 from trainers.evaluation.metrics import Scoring
+from trainers.evaluation.watch import Watch
 from trainers.feedback import (
     JudgeConfig,
     StepRewardConfig,
+    distinct_successes,
     judge_all,
     make_judge,
     make_step_rewarder,
     reward_targets,
     score_all,
 )
-from trainers.pairing import PairingConfig, make_pairing
-from trainers.policies import Policy
+from trainers.markers import MarkerConfig
+from trainers.pairing import Pairing, make_pairing
 from trainers.policies.players import ActingConfig, Player, Start, named_player, recipe_beside, weights_digest
 from trainers.policies.players import model_player as model_player
 from trainers.records import (
@@ -56,6 +50,8 @@ from trainers.records import (
 from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
 from trainers.runs import Run, digest, drop_drafts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
+
+__all__ = ["ActingConfig", "Player", "Start", "Watch", "model_player", "named_player"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +101,13 @@ def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
         "average_reward": round(sum(trajectory.score for trajectory in trajectories) / episodes, 6),
         "steps": len(steps),
         "invalid_action_share": round(sum(not step.valid for step in steps) / max(len(steps), 1), 6),
+        "prompt_tokens": _sum_of(trajectories, "prompt_tokens"),
+        "response_tokens": _sum_of(trajectories, "response_tokens"),
     }
+
+
+def _sum_of(trajectories: list[Trajectory], name: str) -> int:
+    return sum(int((trajectory.extra or {}).get(name) or 0) for trajectory in trajectories)
 
 
 def demonstrate(run: Run, out: Path, config: DemonstrationConfig, environment: RolloutConfig) -> Path:
@@ -151,7 +153,9 @@ def evaluate(
     def work() -> dict[str, Any]:
         recipe = recipe_beside(player.recipe, player.source, run.folder, out) | {"digest": weights_digest(player)}
         result = evaluate_policy(player.load, config, out, label=label, decode=decode, scoring=scoring, recipe=recipe)
-        return {name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}
+        played = play_facts(list(TrajectoryStore(out / "trajectories.jsonl")))
+        tokens = {name: played[name] for name in ("prompt_tokens", "response_tokens")}
+        return {**{name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}, **tokens}
 
     inputs = {"policy": player.source, "config": config, "label": label}
     inputs |= {name: value for name, value in asked.items() if value is not None}
@@ -184,16 +188,26 @@ def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:
 
 
 def score_steps(
-    run: Run, out: Path, trajectories: Sequence[Path], config: StepRewardConfig, model: Path | None = None
+    run: Run,
+    out: Path,
+    trajectories: Sequence[Path],
+    config: StepRewardConfig,
+    model: Path | None = None,
+    continuations: Sequence[Path] | None = None,
 ) -> Path:
-    """Write one reward per step of every trajectory; ``model`` is the reward model where one predicts them."""
+    """Write one reward per step of every trajectory.
+
+    ``model`` is the reward model where one predicts them; ``continuations`` are what was played on where they are
+    sampled.
+    """
 
     def work() -> dict[str, Any]:
-        found = score_all(make_step_rewarder(config, model), _read_all(trajectories))
+        sampled = None if continuations is None else read_all(continuations)
+        found = score_all(make_step_rewarder(config, model, sampled), read_all(trajectories))
         write_records(out, found)
         return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
 
-    inputs = {"trajectories": trajectories, "config": config, "model": model}
+    inputs = {"trajectories": trajectories, "config": config, "model": model, "continuations": continuations}
     run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
@@ -202,16 +216,20 @@ def pair(
     run: Run,
     out: Path,
     trajectories: Path,
-    config: PairingConfig,
+    config: Any,
     *,
+    build: Pairing | None = None,
     verdicts: Path | None = None,
     step_rewards: Path | None = None,
     demonstrations: Path | None = None,
 ) -> Path:
-    """Set failures against successes of the same task; ``<out>`` may come out empty."""
+    """Set failures against successes of the same task; ``<out>`` may come out empty.
+
+    ``build`` makes the pairs as `build_pairs` does; None: what the `PairingConfig` names.
+    """
 
     def work() -> dict[str, Any]:
-        result = make_pairing(config)(
+        result = (build or make_pairing(config))(
             TrajectoryStore(trajectories),
             None if verdicts is None else read_records(verdicts, Verdict),
             None if step_rewards is None else read_records(step_rewards, StepRewards),
@@ -232,22 +250,27 @@ def pair(
 
 
 def keep_successes(
-    run: Run, out: Path, trajectories: Path, verdicts: Path | None, *, min_score: float = 1.0, also: Path | None = None
+    run: Run,
+    out: Path,
+    trajectories: Path,
+    verdicts: Path | None,
+    *,
+    min_score: float | None = 1.0,
+    also: Path | None = None,
 ) -> Path:
-    """The accepted episodes with at least ``min_score``, and those of the file ``also``: what to imitate."""
+    """The policy's own accepted successes, each sequence of commands once, and the episodes of the file ``also``.
+
+    A success has at least ``min_score``; None: at least the score of the task's episode in ``also``.
+    """
 
     def work() -> dict[str, Any]:
-        accepted = None if verdicts is None else _accepted(read_records(verdicts, Verdict))
-        own = [
-            item
-            for item in TrajectoryStore(trajectories)
-            if item.score >= min_score and item.error is None and (accepted is None or item.trajectory_id in accepted)
-        ]
         others = [] if also is None else list(TrajectoryStore(also))
-        write_records(out, [*own, *others])
-        return {"own": len(own), "others": len(others)}
+        accepted = None if verdicts is None else _accepted(read_records(verdicts, Verdict))
+        kept, counts = distinct_successes(TrajectoryStore(trajectories), others, min_score, accepted)
+        write_records(out, [*kept, *others])
+        return {"own": len(kept), "others": len(others), **counts}
 
-    inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
+    inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also, "rules": 2}
     run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
@@ -259,32 +282,16 @@ def _accepted(verdicts: list[Verdict]) -> set[str]:
 
 
 # ---- training ---------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Watch:
-    """How a policy is watched on dev tasks while it is trained."""
-
-    probe: ProbeConfig
-    environment: RolloutConfig
-    acting: ActingConfig
-
-    def make(self) -> Callable[[int, Any, Any], dict[str, float]] | None:
-        """The function that trainers call, or None."""
-
-        @contextmanager
-        def playing(model: Any, tokenizer: Any) -> Iterator[Policy]:
-            from trainers.models.loading import merged_for_generation
-            from trainers.policies.hf import HFPolicy
-
-            with merged_for_generation(model) as merged:
-                yield HFPolicy(merged, tokenizer, name="probe", **asdict(self.acting))
-
-        return make_probe(self.environment, self.probe, playing)
-
-
 def train_sft(
-    run: Run, out: Path, trajectories: Path, start: Start, config: SFTConfig, watch: Watch | None = None
+    run: Run,
+    out: Path,
+    trajectories: Path,
+    start: Start,
+    config: SFTConfig,
+    watch: Watch | None = None,
+    markers: MarkerConfig | None = None,
 ) -> Path:
-    """Imitate trajectories; returns the checkpoint folder."""
+    """Imitate trajectories; returns the checkpoint folder, which remembers the markers it was trained with."""
 
     def work() -> dict[str, Any]:
         from trainers.training.sft import train_sft as train
@@ -292,14 +299,23 @@ def train_sft(
         episodes = list(TrajectoryStore(trajectories))
         if not episodes:
             raise DataError(f"{trajectories} holds no trajectories, so there is nothing to imitate.")
-        train(episodes, start, config, out, **_watching(run, out, watch))
-        return {"trajectories": len(episodes)}
+        train(episodes, start, config, out, markers=markers, **_watching(run, out, watch, markers))
+        return _training_facts(run, out)
 
-    return _train(run, out, work, {"trajectories": trajectories, "start": start, "config": config, "watch": watch})
+    inputs = {"trajectories": trajectories, "start": start, "config": config, "watch": watch}
+    return _train(run, out, work, {**inputs, **({} if markers is None else {"markers": markers})})
 
 
-def train_dpo(run: Run, out: Path, pairs: Path, start: Start, config: DPOConfig, watch: Watch | None = None) -> Path:
-    """Learn from contrasts against the frozen ``start``; returns the checkpoint folder."""
+def train_dpo(
+    run: Run,
+    out: Path,
+    pairs: Path,
+    start: Start,
+    config: DPOConfig,
+    watch: Watch | None = None,
+    reference: Start | None = None,
+) -> Path:
+    """Learn from contrasts against a frozen reference (None: ``start``); returns the checkpoint folder."""
 
     def work() -> dict[str, Any]:
         from trainers.training.dpo import train_dpo as train
@@ -307,10 +323,11 @@ def train_dpo(run: Run, out: Path, pairs: Path, start: Start, config: DPOConfig,
         found = read_records(pairs, PreferencePair)
         if not found:
             raise DataError(f"{pairs} holds no pairs, so there is nothing to contrast.")
-        train(found, start, config, out, **_watching(run, out, watch))
-        return {"pairs": len(found)}
+        train(found, start, config, out, reference=reference, **_watching(run, out, watch))
+        return _training_facts(run, out)
 
-    return _train(run, out, work, {"pairs": pairs, "start": start, "config": config, "watch": watch})
+    inputs = {"pairs": pairs, "start": start, "config": config, "watch": watch, "reference": reference}
+    return _train(run, out, work, inputs)
 
 
 def train_reward(
@@ -321,19 +338,20 @@ def train_reward(
     def work() -> dict[str, Any]:
         from trainers.training.reward import train_reward as train
 
-        wanted = reward_targets(_read_all(trajectories), targets.targets, targets.gamma)
-        episodes = [item for item in _read_all(trajectories) if item.trajectory_id in wanted and item.steps]
+        wanted = reward_targets(read_all(trajectories), targets.targets, targets.gamma)
+        episodes = [item for item in read_all(trajectories) if item.trajectory_id in wanted and item.steps]
         if not episodes:
             raise DataError(f"{', '.join(map(str, trajectories))}: no whole episode, so there is nothing to fit.")
         log = run.metric_logger(_name(run, out))
         train(episodes, wanted, start, config, out, log=log, targets_name=targets.targets)
-        return {"trajectories": len(episodes)}
+        return {"trajectories": len(episodes), **_training_facts(run, out)}
 
     inputs = {"trajectories": trajectories, "targets": targets, "start": start, "config": config}
     return _train(run, out, work, inputs)
 
 
-def _read_all(files: Sequence[Path]) -> list[Trajectory]:
+def read_all(files: Sequence[Path]) -> list[Trajectory]:
+    """The trajectories of several files, in order."""
     return [trajectory for path in files for trajectory in TrajectoryStore(path)]
 
 
@@ -345,8 +363,19 @@ def _train(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapp
     return checkpoint
 
 
-def _watching(run: Run, out: Path, watch: Watch | None) -> dict[str, Any]:
-    return {"log": run.metric_logger(_name(run, out)), "probe": watch.make() if watch else None}
+def _watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None = None) -> dict[str, Any]:
+    marker = markers.best if markers else None
+    return {"log": run.metric_logger(_name(run, out)), "probe": watch.make(marker) if watch else None}
+
+
+def _training_facts(run: Run, out: Path) -> dict[str, Any]:
+    """What went in (samples used, truncated, dropped, held out), tokens read, and errors on what was held out."""
+    lines = [line for line in run.metrics() if line.get("stage") == _name(run, out)]
+    tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
+    held = {
+        key: value for line in lines[-1:] for key, value in line.items() if key.startswith(("holdout/", "held_out/"))
+    }
+    return {**read_json(out / "checkpoint" / "checkpoint.json").get("data", {}), "trained_tokens": tokens, **held}
 
 
 # ---- likelihoods ------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from trainers.config import (
     save_config,
     to_mapping,
 )
-from trainers.presets import preset_names, preset_path
+from trainers.presets import fit_to, preset_names, preset_path, read_config
 from trainers.training.config import DPOConfig
 
 EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/configs/*.yaml"))
@@ -183,17 +183,46 @@ def test_a_section_named_in_part_keeps_the_rest_of_what_its_owner_starts_from(tm
     assert (config.extra.beta, config.extra.rank) == (0.7, 3)
 
 
-@pytest.mark.parametrize("path", [*map(preset_path, preset_names()), *EXAMPLES], ids=lambda path: path.name)
-def test_every_shipped_config_fits_the_schema_of_icto(path):
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_config_fits_the_schema_of_icto(path):
     from trainers.methods.icto import ICTOConfig
 
-    assert load_config(ICTOConfig, path) != ICTOConfig()
+    values = read_config(str(path), fit_to("icto", ICTOConfig))
+    assert from_mapping(ICTOConfig, values, path.name) != ICTOConfig()
+
+
+def test_every_preset_has_only_what_some_method_takes():
+    from trainers.methods import METHODS, find_method
+
+    classes = {name: find_method(name).config_class for name in METHODS}
+    for preset in preset_names():
+        fitting = {name: fit_to(name, cls)(read_yaml(preset_path(preset))) for name, cls in classes.items()}
+        for name, values in fitting.items():
+            if name == preset.partition("-")[0] or preset in ("smollm2-cpu", "paper-llama2-7b"):
+                assert isinstance(from_mapping(classes[name], values, preset), classes[name])
+        known = {key for values in fitting.values() for key in values}
+        assert set(read_yaml(preset_path(preset))) - {"methods"} <= known, preset
+
+
+def test_presets_are_laid_over_one_another_for_the_method_that_asks(tmp_path):
+    from trainers.methods.eto import ETOConfig
+    from trainers.methods.icto import ICTOConfig
+
+    fit = fit_to("icto", ICTOConfig)
+    both = from_mapping(ICTOConfig, read_config("smollm2-cpu+icto-step", fit), "both")
+    assert both.dpo.objective == "step" and both.dpo.sft_weight == 0.1 and both.rollout.max_tasks == 120
+    path = write(tmp_path, "preset: [smollm2-cpu, icto-3]\nrollout: {attempts: 2}\n")
+    config = from_mapping(ICTOConfig, read_config(str(path), fit), "file")
+    assert (config.iterations, config.rollout.attempts, config.rollout.max_tasks) == (3, 2, 120)
+    eto = from_mapping(ETOConfig, read_config("smollm2-cpu", fit_to("eto", ETOConfig)), "eto")
+    assert eto.rollout.temperature == 0.0 and eto.learning_rates == (2e-5, 1e-5)
 
 
 def test_a_file_builds_on_the_preset_it_names(tmp_path):
     from trainers.methods.icto import ICTOConfig
 
-    config = load_config(ICTOConfig, write(tmp_path, "preset: paper-llama2-7b\nsft: {epochs: 3}\n"))
+    path = write(tmp_path, "preset: paper-llama2-7b\nsft: {epochs: 3}\n")
+    config = from_mapping(ICTOConfig, read_config(str(path), fit_to("icto", ICTOConfig)), "file")
     assert (config.sft.epochs, config.sft.batch_size, config.sft.learning_rate) == (3.0, 64, 5e-5)
     assert config.model.lora is None
 

@@ -35,7 +35,7 @@ import torch, transformers, peft  # once, for all children
 import trainers.training.dpo, trainers.training.sft, trainers.policies.hf, trainers.methods.icto
 from trainers.cli import main
 
-config = sys.argv[1]
+config, method = sys.argv[1], sys.argv[3]
 torch.set_num_threads(1)
 
 def die_within(operation):
@@ -60,7 +60,7 @@ def attempt(folder, plan):
         os.dup2(2, 1)  # its results beside its log: standard output is ours
         if plan and plan[0] == "operation":
             die_within(plan[1])
-        os._exit(main(["run", "icto", "--config", config, "--run", folder]))
+        os._exit(main(["run", method, "--config", config, "--run", folder]))
     if plan and plan[0] == "clock":
         time.sleep(plan[1])
         os.kill(child, signal.SIGKILL)
@@ -94,6 +94,8 @@ def outcome(folder: Path) -> dict[str, object]:
         if path.is_dir() or name.startswith((".", "stages/", "report")) or path.suffix == ".torn":
             continue
         left[name] = path.read_bytes()
+        if name == "budget.json":
+            left[name] = _without_seconds(json.loads(path.read_text()))
         if path.name == "adapter_config.json":  # peft writes a set in it, in any order
             settings = json.loads(path.read_text())
             left[name] = {**settings, "target_modules": sorted(settings["target_modules"])}
@@ -102,10 +104,19 @@ def outcome(folder: Path) -> dict[str, object]:
     return left
 
 
-def drive(config: Path, runs: list[tuple[Path, list[tuple[str, float]]]]) -> dict[Path, list[int]]:
+def _without_seconds(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_seconds(item) for key, item in value.items() if not key.endswith("seconds")}
+
+
+def drive(
+    config: Path, runs: list[tuple[Path, list[tuple[str, float]]]], method: str = "icto"
+) -> dict[Path, list[int]]:
     """Run the command to its end in each folder, through the given kills; returns all exit codes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     words = [sys.executable, "-c", DRIVER, str(config), json.dumps([(str(folder), plans) for folder, plans in runs])]
+    words.append(method)
     log = config.with_suffix(".log")
     codes: dict[Path, list[int]] = {folder: [] for folder, _ in runs}
     kept: set[tuple[str, str]] = set()
@@ -139,6 +150,45 @@ def test_a_run_killed_many_times_ends_as_if_nothing_had_happened(tmp_path):
     codes = drive(tmp_path / "config.yaml", [(quiet, []), (killed, plans)])
     assert codes[quiet] == [0]
     assert codes[killed].count(-9) >= 5, codes
+    expected, found = outcome(quiet), outcome(killed)
+    assert sorted(found) == sorted(expected)
+    for name in expected:
+        assert found[name] == expected[name], name
+
+
+OTHERS = {
+    "ipr": """
+iterations: 1
+monte_carlo: {samples: 2}
+dpo: {epochs: 1, batch_size: 2, save_every: 1}
+""",
+    "rlcd": """
+pairing: {agreement_pairs: 2}
+dpo: {epochs: 1, batch_size: 4, save_every: 1}
+""",
+    "nat": "",
+}
+COMMON = """
+seed: 3
+model: {name: tiny-random, lora: {r: 4, alpha: 8}}
+rollout: {env_id: "icto_gym.testing:Scripted-v0", max_tasks: 3, batch_size: 3, max_episode_steps: 3}
+acting: {max_new_tokens: 6, batch_size: 3}
+demonstrations: {max_tasks: 3}
+sft: {epochs: 1, batch_size: 2, save_every: 1}
+probe: {tasks: 0}
+evaluation: {max_tasks: 1, final_max_tasks: 1, base: false}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_ends_as_if_nothing_had_happened(tmp_path, method):
+    draw = random.Random(method)
+    plans: list[tuple[str, float]] = [("operation", draw.randint(3, 40)) for _ in range(4)]
+    (tmp_path / "config.yaml").write_text(COMMON + OTHERS[method])
+    quiet, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    codes = drive(tmp_path / "config.yaml", [(quiet, []), (killed, plans)], method)
+    assert codes[killed].count(-9) >= 2, codes
     expected, found = outcome(quiet), outcome(killed)
     assert sorted(found) == sorted(expected)
     for name in expected:

@@ -151,7 +151,7 @@ class PairCommand:
 def pair(arguments: list[str]) -> None:
     """``icto pair``."""
     command = parse(PairCommand, arguments, prog="icto pair", examples=PAIR_EXAMPLES, section="pairing")
-    others = {
+    others: dict[str, Any] = {
         "verdicts": command.verdicts,
         "step_rewards": command.step_rewards,
         "demonstrations": command.demonstrations,

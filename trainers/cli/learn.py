@@ -19,6 +19,7 @@ from trainers.feedback import StepRewardConfig
 from trainers.methods import METHODS, Method, find_method
 from trainers.methods.common import seeded
 from trainers.models.config import ModelConfig
+from trainers.presets import fit_to
 from trainers.report import read_run, run_text, write_report
 from trainers.runs import Run
 from trainers.trackers import TrackerName
@@ -48,7 +49,8 @@ icto train reward runs/a/trajectories.jsonl --targets.gamma 0.95 --out runs/a/re
 RUN_EXAMPLES = """
 icto run icto --config examples/configs/demo.yaml --run runs/demo
 icto run icto --config smollm2-cpu --iterations 2 --dpo.beta 0.2 --run runs/beta02
-icto run icto --config smollm2-cpu --no-contrast --run runs/without-contrast
+icto run icto --config smollm2-cpu+icto-without-contrast --run runs/without-contrast
+icto run eto --config smollm2-cpu --start runs/bc/sft/checkpoint --run runs/eto
 icto run bc --config smollm2-cpu --run runs/bc
 icto run icto --config smollm2-cpu --tracker tensorboard --run runs/watched
 torchrun --nproc_per_node 2 -m trainers.cli run icto --engine deepspeed --deepspeed zero2 --run runs/two
@@ -165,7 +167,10 @@ def run(arguments: list[str]) -> None:
         )
         raise SystemExit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     method = find_method(arguments[0])
-    command = parse(_run_command(method), arguments[1:], prog=f"icto run {arguments[0]}", examples=RUN_EXAMPLES)
+    command = parse(
+        _run_command(method), arguments[1:], prog=f"icto run {arguments[0]}", examples=RUN_EXAMPLES,
+        fit=fit_to(method.name, method.config_class),
+    )  # fmt: skip
     with launched(EngineConfig(command.engine, command.deepspeed)), Run(command.run) as opened:
         settings = seeded(command.settings)
         opened.save_config(settings, method.name, force=command.force_config)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import tyro
 
 from icto_gym.errors import ConfigError
-from trainers.config import from_mapping, parse_flags, read_yaml, take_option, with_preset
-from trainers.presets import config_path
+from trainers.config import Fit, from_mapping, parse_flags, take_option
+from trainers.presets import read_config
 
 C = TypeVar("C")
 S = TypeVar("S")
@@ -21,20 +21,23 @@ Flat = tyro.conf.arg(name="")
 
 ConfigFile = Annotated[
     Path | None,
-    tyro.conf.arg(help="YAML file with these settings, or the name of a preset. Flags win over it."),
+    tyro.conf.arg(help="YAML file with these settings, or a preset; several joined by +. Flags win over it."),
 ]
 
 
-def parse(command: type[C], arguments: list[str], *, prog: str, examples: str = "", section: str = "") -> C:
+def parse(
+    command: type[C], arguments: list[str], *, prog: str, examples: str = "", section: str = "", fit: Fit | None = None
+) -> C:
     """Read a verb's arguments into its dataclass.
 
     A field ``settings`` (a config dataclass) starts from the file given with ``--config``: either
     these settings alone, or the config of a whole method with these settings in ``section``.
+    Presets go through ``fit``.
 
     Raises:
         SystemExit: 0 after ``--help``, which ends with the examples; 2 on wrong usage.
     """
-    default = _defaults(command, arguments, section)
+    default = _defaults(command, arguments, section, fit)
     try:
         return parse_flags(command, arguments, default=default, prog=prog, description=command.__doc__)
     except SystemExit as stop:
@@ -43,14 +46,12 @@ def parse(command: type[C], arguments: list[str], *, prog: str, examples: str = 
         raise
 
 
-def _defaults(command: type[C], arguments: list[str], section: str) -> C | None:
+def _defaults(command: type[C], arguments: list[str], section: str, fit: Fit | None = None) -> C | None:
     settings_class = next((field.type for field in fields(command) if field.name == "settings"), None)  # type: ignore[arg-type]
     name = take_option(arguments, "--config")
     if name is None or settings_class is None:
         return None
-    path = config_path(name)
-    values = with_preset(read_yaml(path))
-    settings = read_section(_plain(command), values, str(path), section)
+    settings = read_section(_plain(command), read_config(name, fit), name, section)
     required = {
         field.name: tyro.MISSING
         for field in fields(command)  # type: ignore[arg-type]

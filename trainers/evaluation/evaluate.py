@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from icto_gym.errors import ConfigError, InvalidTask
+from icto_gym.errors import ConfigError, InvalidTask, check_name
 from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.tasks import Manifest, Task
 from icto_gym.trajectory import Trajectory
 from trainers.config import to_mapping
-from trainers.evaluation.metrics import Scoring
+from trainers.evaluation.metrics import HIGHER_IS_BETTER, Scoring
 from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
 from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.policies.base import Policy, derive_seed
@@ -41,6 +41,17 @@ class EvaluationConfig:
     """Measure the model before any training too, on the final splits."""
     optimal_actions: bool = False
     """Ask the environment at every step which actions are optimal (slower; for optimal_action_rate)."""
+    choose: Literal["last", "best"] = "last"
+    """Which policy of a run plays the final splits: the last, or the best on the first of `splits` (of equals the
+    latest; the clone takes part, so a method that only harms returns its start)."""
+    choose_by: str = "success_rate"
+    """The number that decides which is best."""
+
+    def __post_init__(self) -> None:
+        check_name(self.choose, ("last", "best"), "evaluation.choose")
+        check_name(self.choose_by, HIGHER_IS_BETTER, "evaluation.choose_by")
+        if self.choose == "best" and not self.splits:
+            raise ConfigError("evaluation.choose is 'best', but no split in evaluation.splits says which one that is.")
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError, check_name, did_you_mean
+from icto_gym.trajectory import Trajectory
 from trainers.feedback.base import Judge, StepRewarder
 from trainers.feedback.learned import LearnedStepRewards
 from trainers.feedback.llm_judge import EndpointJudge, EndpointJudgeConfig
+from trainers.feedback.monte_carlo import MonteCarloStepRewards
 from trainers.feedback.outcome import RuleConfig, RuleJudge
 from trainers.feedback.recorded import TARGETS, RecordedStepRewards, ReturnToGo
 
-STEP_REWARD_SOURCES = ("recorded", "learned")
+STEP_REWARD_SOURCES = ("recorded", "learned", "monte_carlo")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class StepRewardConfig:
     """Where step rewards come from."""
 
     source: str = "recorded"
-    """`recorded` (as the environment gave them), `learned` (a reward model fitted to the trajectories),
+    """`recorded` (as the environment gave them), `learned` (a reward model fitted to the trajectories), `monte_carlo`
+    (playing on from every step; in whole methods only, since a policy is needed),
     or `my_package.module:MyStepRewarder`."""
     targets: str = "return_to_go"
     """For `learned`: `return_to_go` fits the outcome of the continuation and takes the increments of the
@@ -76,12 +79,17 @@ def make_judge(config: JudgeConfig | str | None = None, **endpoint_options: Any)
     )
 
 
-def make_step_rewarder(config: StepRewardConfig | str | None = None, model: Path | str | None = None) -> StepRewarder:
+def make_step_rewarder(
+    config: StepRewardConfig | str | None = None,
+    model: Path | str | None = None,
+    continuations: Iterable[Trajectory] | None = None,
+) -> StepRewarder:
     """Make a step rewarder from its description.
 
     Args:
         config: a `StepRewardConfig`, or just its ``source``.
         model: for ``learned``: the checkpoint of the reward model.
+        continuations: for ``monte_carlo``: the episodes that were played on from the steps.
     """
     config = StepRewardConfig(source=config) if isinstance(config, str) else config or StepRewardConfig()
     if config.source == "recorded":
@@ -90,6 +98,11 @@ def make_step_rewarder(config: StepRewardConfig | str | None = None, model: Path
         if model is None:
             raise ConfigError("step_rewards source is 'learned', but no reward model was given; train one first.")
         return LearnedStepRewards.load(model, literal=config.targets == "recorded")
+    if config.source == "monte_carlo":
+        if continuations is None:
+            raise ConfigError("step_rewards source is 'monte_carlo', but no continuations were given; a method such as "
+                              "`icto run ipr` or `icto run icto` plays them.")  # fmt: skip
+        return MonteCarloStepRewards(continuations)
     return _by_path(config.source, "score_steps", "score_steps(trajectory) -> StepRewards")
 
 

@@ -19,7 +19,13 @@ from trainers.runs import Run
 # name: where it is; strings, so that listing imports nothing
 METHODS: dict[str, str] = {
     "bc": "trainers.methods.bc:run_bc",
+    "rft": "trainers.methods.rft:run_rft",
+    "eto": "trainers.methods.eto:run_eto",
+    "ipr": "trainers.methods.ipr:run_ipr",
+    "rlcd": "trainers.methods.rlcd:run_rlcd",
+    "nat": "trainers.methods.nat:run_nat",
     "icto": "trainers.methods.icto:run_icto",
+    "best_of_n": "trainers.methods.best_of_n:run_best_of_n",
 }
 
 

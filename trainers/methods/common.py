@@ -1,40 +1,69 @@
-"""What methods share: one seed for all sections, and measuring a policy on several splits."""
+"""What methods share: common settings, the steps that all of them take, and measuring a policy on several splits."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+from icto_gym.files import read_json
 from icto_gym.tasks import shared_tasks
 from trainers import stages
+from trainers.diagnostics import budget, iteration_facts
 from trainers.evaluation.evaluate import EvaluationConfig, ProbeConfig, chosen_manifest, greedy
+from trainers.evaluation.metrics import HIGHER_IS_BETTER
+from trainers.models.config import ModelConfig
+from trainers.policies.base import derive_seed
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.sampling import list_tasks
-from trainers.stages import ActingConfig, DemonstrationConfig, Start
+from trainers.stages import ActingConfig, DemonstrationConfig, Start, Watch
+from trainers.training.config import DPOConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What every method is told."""
+
+    seed: int | None = None
+    """Takes the place of the seeds of all sections; None: they keep their own."""
+    start: Path | None = None
+    """A checkpoint to start from in the place of cloning, so that several methods share one clone."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What is trained."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """The environment, and how training tasks are explored."""
+    acting: ActingConfig = field(default_factory=ActingConfig)
+    """How the model writes."""
+    demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    """Whom to imitate."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """How to imitate."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """How to watch training."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What to measure."""
+
+
 C = TypeVar("C")
+M = TypeVar("M", bound=MethodConfig)
 
 
-class Playing(Protocol):
-    """The sections of a config that say how a policy plays and is measured."""
+# ---- before -----------------------------------------------------------------------------------
+def prepared(config: M) -> M:
+    """The config with its seed in every section; wrong splits and a wrong start are found here, before any work."""
+    config = seeded(config)
+    if config.start is not None:
+        from trainers.models.loading import read_checkpoint
 
-    @property
-    def rollout(self) -> RolloutConfig: ...
-    @property
-    def acting(self) -> ActingConfig: ...
-    @property
-    def demonstrations(self) -> DemonstrationConfig: ...
-    @property
-    def probe(self) -> ProbeConfig: ...
-    @property
-    def evaluation(self) -> EvaluationConfig: ...
+        read_checkpoint(config.start)
+    check_splits(config)
+    return config
 
 
 def seeded(config: C) -> C:
@@ -43,14 +72,14 @@ def seeded(config: C) -> C:
     if seed is None:
         return config
     changed: dict[str, Any] = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        section = getattr(config, field.name)
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        section = getattr(config, item.name)
         if dataclasses.is_dataclass(section) and any(inner.name == "seed" for inner in dataclasses.fields(section)):
-            changed[field.name] = replace(section, seed=seed)  # type: ignore[type-var]
+            changed[item.name] = replace(section, seed=seed)  # type: ignore[type-var]
     return replace(config, **changed)  # type: ignore[type-var]
 
 
-def check_splits(config: Playing) -> None:
+def check_splits(config: MethodConfig) -> None:
     """List the tasks of every split that will be played, so that a wrong name is found before training.
 
     Raises:
@@ -67,8 +96,107 @@ def check_splits(config: Playing) -> None:
             logger.warning("%d tasks of %r stand in %r too", len(shared), split, config.rollout.split)
 
 
+# ---- the steps of a method --------------------------------------------------------------------
+def demonstrated(config: MethodConfig, run: Run) -> Path:
+    """The demonstrations D: what the expert showed, played or read from a file."""
+    return stages.demonstrate(run, run.path("demonstrations.jsonl"), config.demonstrations, config.rollout)
+
+
+def cloned(config: MethodConfig, run: Run, demonstrations: Path) -> Path:
+    """The clone π that a method begins with (trained, or the one in ``start``), measured where choices are made."""
+    policy = config.start
+    if policy is None:
+        # watched where asked: preference training measures its outcome anyway, before its own first step
+        watch = watching(config) if config.sft.probe_every else None
+        policy = stages.train_sft(run, run.path("sft"), demonstrations, config.model, config.sft, watch)
+    evaluate_splits(run, policy, "sft", config, config.evaluation.splits, config.evaluation.max_tasks)
+    return policy
+
+
+def explored(config: MethodConfig, run: Run, number: int, policy: Start) -> Path:
+    """Training tasks as the policy plays them in this iteration; every iteration draws anew."""
+    player = explorer(config, number, policy)
+    exploration = replace(config.rollout, seed=iteration_seed(config, number))
+    return stages.explore(run, run.iteration(number) / "trajectories.jsonl", player, exploration)
+
+
+def explorer(config: MethodConfig, number: int, policy: Start) -> stages.Player:
+    """The policy under the name that this iteration's episodes record."""
+    return stages.model_player(policy, f"explore-{number}", config.acting)
+
+
+def iteration_seed(config: MethodConfig, number: int) -> int:
+    """The seed of everything an iteration plays."""
+    return derive_seed(config.rollout.seed, "iteration", number)
+
+
+def contrasted(
+    config: MethodConfig,
+    run: Run,
+    pairs: Path,
+    policy: Start,
+    dpo: DPOConfig,
+    reference: Start | None = None,
+) -> Start:
+    """The policy after learning from the pairs; as it was where there are none.
+
+    Args:
+        reference: what DPO compares with; None: the policy itself as it is now.
+    """
+    if not stages.facts_of(run, pairs)["pairs"]:
+        logger.warning("%s made no pairs; the policy stays as it is", run.name_of(pairs.parent))
+        return policy
+    return stages.train_dpo(run, pairs.parent / "dpo", pairs, policy, dpo, watching(config), reference)
+
+
+def watching(config: MethodConfig) -> Watch:
+    """How training is watched on dev tasks."""
+    return Watch(config.probe, config.rollout, config.acting)
+
+
+# ---- measuring --------------------------------------------------------------------------------
+def measured(config: MethodConfig, run: Run, number: int, label: str, policy: Start) -> None:
+    """Play the splits that choices are made on, and note what the iteration did."""
+    played = evaluate_splits(run, policy, label, config, config.evaluation.splits, config.evaluation.max_tasks)
+    stages.note(run.iteration(number) / "metrics.json", iteration_facts(run, number, played))
+
+
+def concluded(config: MethodConfig, run: Run, policies: Mapping[str, Start]) -> Path | None:
+    """Choose among the policies of a run, measure on the final splits, and add up what the run spent.
+
+    Args:
+        policies: by label, in the order they came to be; the last one is the method's result unless
+            ``evaluation.choose`` says otherwise.
+
+    Returns:
+        The chosen checkpoint; None if it is a model that nothing was trained on.
+    """
+    label = choose(config, run, [name for name in policies if name != "base"] or list(policies))
+    wanted = [name for name in ("base", "sft") if name in policies and not (name == "sft" and config.start)]
+    for name in dict.fromkeys([*wanted, label]):
+        splits, limit = config.evaluation.final_splits, config.evaluation.final_max_tasks
+        evaluate_splits(run, policies[name], name, config, splits, limit)
+    stages.note(run.path("chosen.json"), {"label": label, "rule": config.evaluation.choose})
+    stages.note(run.path("budget.json"), budget(run))
+    chosen = policies[label]
+    return chosen if isinstance(chosen, Path) else None
+
+
+def choose(config: MethodConfig, run: Run, labels: Sequence[str]) -> str:
+    """The last policy, or the best one on the first split that choices are made on (of equals the latest)."""
+    if config.evaluation.choose == "last":
+        return labels[-1]
+    metric, split = config.evaluation.choose_by, config.evaluation.splits[0]
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    scores = {}
+    for label in labels:
+        path = run.path("evaluation", label, split.replace("/", "_"), "metrics.json")
+        scores[label] = sign * read_json(path)["metrics"][metric]["value"]
+    return max(reversed(labels), key=lambda label: scores[label])
+
+
 def evaluate_splits(
-    run: Run, start: Start, label: str, config: Playing, splits: Sequence[str], max_tasks: int | None
+    run: Run, start: Start, label: str, config: MethodConfig, splits: Sequence[str], max_tasks: int | None
 ) -> list[Path]:
     """Measure one policy greedily on splits; returns ``evaluation/<label>/<split>/metrics.json`` of each."""
     player, written = stages.model_player(start, label, config.acting), []
@@ -77,8 +205,3 @@ def evaluate_splits(
         out = run.path("evaluation", label, split.replace("/", "_"))
         written.append(stages.evaluate(run, out, player, played, label=label))
     return written
-
-
-def checkpoint_of(policy: Start) -> Path | None:
-    """The policy's checkpoint folder; None for a model that nothing was trained on."""
-    return policy if isinstance(policy, Path) else None

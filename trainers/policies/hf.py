@@ -13,7 +13,8 @@ import torch
 
 from icto_gym.dialogue import OMITTED, Message
 from icto_gym.errors import ConfigError, check_name
-from trainers.models.loading import causal_lm, load_model
+from trainers.markers import Marker, recorded_markers
+from trainers.models.loading import CHECKPOINT_FILE, causal_lm, load_model, read_checkpoint
 from trainers.policies.base import Turn, Usage
 from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
 from trainers.policies.ragged import CachedEngine, reproduces
@@ -47,6 +48,7 @@ class HFPolicy:
         max_context: int | None = None,
         cache: bool = True,
         cache_bytes: int = 3 << 30,
+        marker: Marker | None = None,
     ) -> None:
         """Args:
         model: a Transformers causal language model, or peft's wrapper around one.
@@ -57,6 +59,7 @@ class HFPolicy:
         max_context: longest conversation with its response, in tokens; default: what the model was made for.
         cache: keep keys and values over the turns of an episode; the responses are the same without.
         cache_bytes: bound of that memory; where it is reached, some conversations are read anew.
+        marker: put into every task (see `trainers.markers`); a checkpoint that was trained with markers brings its own.
         """
         if max_new_tokens < 1 or batch_size < 1:
             raise ConfigError(
@@ -67,6 +70,7 @@ class HFPolicy:
         self.model, self.tokenizer = causal_lm(model), tokenizer
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.max_context = max_context or getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        self.marker = marker
         self.last_usage: list[Usage] = []
         self._words = Words(tokenizer, end_of_turn_ids(tokenizer))
         self._warned: set[str] = set()
@@ -87,6 +91,9 @@ class HFPolicy:
         for option in options:
             check_name(option, list(inspect.signature(cls).parameters)[3:], "option of policy 'hf'")
         loaded = load_model(source)
+        markers = recorded_markers(_record_of(source))
+        if markers is not None and "marker" not in options:
+            options["marker"] = markers.best
         return cls(loaded.model, loaded.tokenizer, name=name or _name_of(source), **options)
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
@@ -143,7 +150,8 @@ class HFPolicy:
     def _prompt(self, turn: Turn) -> list[int] | None:
         """The token ids of a turn, shortened where they must be; None where nothing helps."""
         room = self.max_context - self.max_new_tokens
-        for omitted, messages in shortened(turn.messages):
+        asked = turn.messages if self.marker is None else self.marker.apply(turn.messages, turn.info["instruction"])
+        for omitted, messages in shortened(asked):
             prompt = encode_prompt(self.tokenizer, messages)
             if len(prompt) <= room:
                 if omitted:
@@ -198,6 +206,12 @@ def _weights_of(model: Any) -> tuple[object, ...]:
     parameters = [values for values in parameters if len(values)]
     firsts = torch.stack([values[[0, len(values) // 2, -1]].double() for values in parameters])
     return tuple(firsts.flatten().tolist())
+
+
+def _record_of(source: Any) -> dict[str, Any]:
+    """The record of a checkpoint folder; empty for a model by name."""
+    folder = Path(getattr(source, "name", source))
+    return read_checkpoint(folder) if (folder / CHECKPOINT_FILE).exists() else {}
 
 
 def _name_of(source: str) -> str:

@@ -86,22 +86,35 @@ class DPOConfig(OptimizerConfig):
     """Peak learning rate; 5e-6 to 5e-5 with LoRA. Higher ones are known to collapse."""
     batch_size: int = 8
     """Pairs per optimiser step."""
-    objective: Literal["trajectory", "step", "mixed", "log_ratio"] = "trajectory"
-    """One contrast per pair over all its steps, one per pair of steps, both, or ICTO's Eq. 3 to the letter."""
+    objective: str = "trajectory"
+    """`trajectory`: one contrast per pair over all its steps; `step`: one per pair of steps; `mixed`: both;
+    `log_ratio`:
+    ICTO's Eq. 3 to the letter; `my_package.module:my_loss`: a function called like `trainers.losses.step_dpo_loss`."""
     beta: float = 0.1
     """Strength of the pull towards the reference policy; 0.05 to 0.5 is usual."""
     step_share: float = 0.5
     """Weight of the step-level loss in objective ``mixed``."""
     sft_weight: float = 0.1
-    """Weight of the negative log-likelihood of the chosen side (mean per token); keeps its probability from falling."""
+    """Weight of the negative log-likelihood of the chosen side; keeps its probability from falling."""
+    sft_reduction: Literal["mean", "sum"] = "mean"
+    """That term per token (`mean`), or over all tokens without division (`sum`), as in IPR, where it dominates."""
+    sft_scope: Literal["all", "trajectory"] = "all"
+    """Pairs that have it: all, or only those of whole trajectories."""
     chosen_penalty: float = 0.0
     """Penalty, in units of log-ratio, where the chosen side falls below the reference (DPO-positive's lambda)."""
     diagnostic_pairs: int = 32
     """How many pairs are measured before and after training; 0: none."""
+    holdout: float = 0.1
+    """Share of the pairs, by whole tasks and at most `diagnostic_pairs`, that is not trained on and measured beside
+    those
+    that are: what moves only on trained pairs is memorised. Nothing is held out of fewer than 1 / holdout pairs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_name(self.objective, OBJECTIVES, "objective")
+        if ":" not in self.objective:
+            check_name(self.objective, OBJECTIVES, "objective")
+        check_name(self.sft_reduction, ("mean", "sum"), "sft_reduction")
+        check_name(self.sft_scope, ("all", "trajectory"), "sft_scope")
         if not self.beta > 0:
             raise ConfigError(f"beta is {self.beta!r}; it must be above 0.")
         for name in ("sft_weight", "chosen_penalty", "diagnostic_pairs"):
@@ -109,6 +122,8 @@ class DPOConfig(OptimizerConfig):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")
         if not 0.0 <= self.step_share <= 1.0:
             raise ConfigError(f"step_share is {self.step_share!r}; it must be in [0, 1].")
+        if not 0.0 <= self.holdout < 1.0:
+            raise ConfigError(f"holdout is {self.holdout!r}; it must be in [0, 1).")
 
 
 @dataclass(frozen=True)

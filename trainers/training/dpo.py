@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from icto_gym.errors import DataError
 from trainers import distributed
 from trainers.batches import PairBatch, TokenBatch, collate, split_to_fit, to_device
 from trainers.losses import PreferenceLoss, dpo_loss, log_ratio_loss, step_dpo_loss, sum_logps
+from trainers.models.config import ModelConfig
 from trainers.models.loading import load_model
 from trainers.models.reference import cached_logps
 from trainers.models.scoring import score_tokens
@@ -24,6 +28,7 @@ from trainers.training.checkpoint import begin, data_digest, describe_start, sav
 from trainers.training.config import DPOConfig
 from trainers.training.engine import make_engine, prepare
 from trainers.training.loop import Log, fit, total_steps
+from trainers.training.plug_in import make_objective
 from trainers.training.sft import Probe, Start
 
 logger = logging.getLogger(__name__)
@@ -37,10 +42,11 @@ def train_dpo(
     *,
     log: Log | None = None,
     probe: Probe | None = None,
+    reference: Start | None = None,
 ) -> Path:
-    """Train on pairs against the frozen ``start``; resumes where a killed call stopped.
+    """Train on pairs against a frozen reference; resumes where a killed call stopped.
 
-    The reference log-probabilities of ``start`` are computed once and kept in ``out/reference.safetensors``.
+    The reference log-probabilities are computed once and kept in ``out/reference.safetensors``.
 
     Args:
         pairs: what to contrast; their prompts are read, not trained.
@@ -49,8 +55,9 @@ def train_dpo(
         out: folder of this training.
         log: gets one record per optimiser step (``step`` counts from 1; see `trainers.training.loop.Log`), and a record
             of step 0 with the measures of the start. The first and the last record carry ``pairs/...``: means over
-            ``config.diagnostic_pairs`` pairs.
+            ``config.diagnostic_pairs`` pairs that are trained, and ``held_out/...``: over those that are not.
         probe: measures the policy every ``config.probe_every`` steps and at the end.
+        reference: what the policy is compared with; None: ``start`` (as in all methods whose reference moves).
 
     Returns:
         The checkpoint folder ``out/checkpoint``.
@@ -60,6 +67,7 @@ def train_dpo(
         "config": config.to_dict(),
         "start": describe_start(start),
         "data_digest": data_digest([asdict(pair) for pair in pairs]),
+        "reference": describe_start(start if reference is None else reference),
     }
     out = Path(out)
     if begin(out, facts):
@@ -67,12 +75,14 @@ def train_dpo(
     loaded = load_model(start, trainable=True)
     plan = PairPlan.make(loaded.tokenizer, pairs, config)
     plan.packed = prepare(loaded.model, config, dropout=False)
-    distributed.on_first(lambda: _reference(loaded.model, plan, out / "reference.safetensors").numel())
-    plan.reference = _reference(loaded.model, plan, out / "reference.safetensors")  # reads what the first one wrote
+    frozen = loaded.model if reference is None else reference
+    distributed.on_first(lambda: _reference(frozen, plan, out / "reference.safetensors").numel())
+    plan.reference = _reference(frozen, plan, out / "reference.safetensors")  # reads what the first one wrote
+    before = {} if distributed.rank() else plan.measures(None if reference is None else loaded.model)
     engine = make_engine(loaded.model, config, total_steps(plan.size, config))
     logger.info("contrasts %s in %d optimiser steps", plan.words, engine.total_steps)
     if log and distributed.rank() == 0:
-        log({"step": 0, **plan.measures(plan.reference[plan.sample])})
+        log({"step": 0, **before})
     return fit(
         engine,
         plan,
@@ -84,7 +94,7 @@ def train_dpo(
         ),
         log=log,
         probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
-        finish=lambda: plan.measures(plan.score(loaded.model, plan.sample)),
+        finish=lambda: plan.measures(loaded.model),
     )
 
 
@@ -98,7 +108,7 @@ def preference_loss(model: Any, batch: PairBatch, config: DPOConfig) -> tuple[Te
     metrics["reward_margin"] = float((result.chosen_rewards - result.rejected_rewards).mean())
     metrics["preference_loss"] = float(loss.detach())
     if config.sft_weight:
-        anchor = chosen_nll(logps, batch.tokens).mean()
+        anchor = (batch.anchored * chosen_nll(logps, batch.tokens, config.sft_reduction)).mean()
         loss = loss + config.sft_weight * anchor
         metrics["chosen_nll"] = float(anchor.detach())
     return loss, metrics
@@ -109,10 +119,11 @@ def reply_logps(logps: Tensor, batch: TokenBatch, turns: int) -> Tensor:
     return sum_logps(logps, batch.rows * turns + batch.turns, batch.size * turns).view(batch.size, turns)
 
 
-def chosen_nll(logps: Tensor, batch: TokenBatch) -> Tensor:
-    """Mean negative log-likelihood per token of each chosen side: (B,), in nats per token."""
+def chosen_nll(logps: Tensor, batch: TokenBatch, reduction: str = "mean") -> Tensor:
+    """Negative log-likelihood of each chosen side: (B,), in nats per token, or in nats with reduction ``sum``."""
+    sums = -sum_logps(logps, batch.rows, batch.size)
     counts = torch.bincount(batch.rows, minlength=batch.size)
-    return (-sum_logps(logps, batch.rows, batch.size) / counts)[: batch.size // 2]
+    return (sums if reduction == "sum" else sums / counts)[: batch.size // 2]
 
 
 def _objective(chosen: Tensor, rejected: Tensor, batch: PairBatch, config: DPOConfig) -> PreferenceLoss:
@@ -120,6 +131,8 @@ def _objective(chosen: Tensor, rejected: Tensor, batch: PairBatch, config: DPOCo
     options: Any = {"beta": config.beta, "chosen_penalty": config.chosen_penalty}
     if config.objective == "log_ratio":
         return log_ratio_loss(chosen.sum(-1), rejected.sum(-1))
+    if ":" in config.objective:
+        return make_objective(config.objective)(*sides, batch.weights, beta=config.beta)
     if config.objective == "step":
         return step_dpo_loss(*sides, batch.weights, **options)
     whole = dpo_loss(*(side.sum(-1) for side in sides), **options)
@@ -146,10 +159,16 @@ def _measures(
 
 
 def _reference(model: Any, plan: PairPlan, path: Path) -> Tensor:
+    """Log-probabilities of all pairs, (N, 2, S), under a loaded model or one that is loaded for this alone."""
+    if isinstance(model, (ModelConfig, str, os.PathLike)):
+        model = load_model(model).model
+        packed = prepare(model, plan.config, dropout=False)
+        plan = plan.laid_out(packed)
     units = [[pair.chosen, pair.rejected] for pair in plan.pairs]
     groups = split_to_fit(units, plan.config.micro_batch_tokens, packed=plan.packed)
-    rows = cached_logps(path, plan.size, 2 * plan.turns, groups, lambda group: plan.score(model, group).flatten(1))
-    return rows.view(plan.size, 2, plan.turns)
+    count = len(plan.pairs)
+    rows = cached_logps(path, count, 2 * plan.turns, groups, lambda group: plan.score(model, group).flatten(1))
+    return rows.view(count, 2, plan.turns)
 
 
 @dataclass(frozen=True)
@@ -161,17 +180,22 @@ class EncodedPair:
     rejected: Encoded
     weights: tuple[float, ...]
     """One per pair of steps that both sides have; their sum is positive."""
+    whole: bool = True
+    """A contrast of trajectories, not of steps."""
 
 
 class PairPlan:
-    """Tokenized pairs with their reference, and the micro-batches of a step."""
+    """Tokenized pairs with their reference, and the micro-batches of a step.
 
-    def __init__(self, pairs: list[EncodedPair], config: DPOConfig, counts: dict[str, int]) -> None:
-        self.pairs, self.config, self.counts = pairs, config, counts
-        self.size = len(pairs)
+    The first ``size`` pairs are trained; those behind them are held out.
+    """
+
+    def __init__(self, pairs: list[EncodedPair], config: DPOConfig, counts: dict[str, int], held_out: int = 0) -> None:
+        self.pairs, self.config, self.counts = pairs, config, {**counts, "held_out": held_out}
+        self.size = len(pairs) - held_out
         self.turns = max(max(pair.chosen.n_turns, pair.rejected.n_turns) for pair in pairs)
         self.packed = False
-        self.reference = torch.zeros(self.size, 2, self.turns)
+        self.reference = torch.zeros(len(pairs), 2, self.turns)
         """(N, 2, S): chosen and rejected, summed log-probability of each reply, in nats."""
         count = min(config.diagnostic_pairs, self.size)
         self.sample = [number * self.size // count for number in range(count)]
@@ -179,7 +203,7 @@ class PairPlan:
     @classmethod
     def make(cls, tokenizer: Any, pairs: Sequence[PreferencePair], config: DPOConfig) -> PairPlan:
         """Tokenize; leave out pairs of which a side has no token to train on, and count them."""
-        kept, cut = [], 0
+        kept, cut, tasks = [], 0, []
         for number, pair in enumerate(pairs):
             first = len(pair.prompt)
             sides = [
@@ -190,16 +214,28 @@ class PairPlan:
             cut += any(one is not other for one, other in zip(short, sides, strict=True))
             if all(side.n_turns for side in short):
                 name = f"pair {number}: {pair.chosen_id} over {pair.rejected_id}"
-                kept.append(EncodedPair(name, short[0], short[1], _weights(pair, *short)))
+                kept.append(
+                    EncodedPair(name, short[0], short[1], _weights(pair, *short), pair.granularity == "trajectory")
+                )
+                tasks.append(pair.task_id)
         counts = {"pairs": len(kept), "truncated": cut, "dropped": len(pairs) - len(kept)}
         if not kept:
             raise DataError(f"None of {len(pairs)} pairs has two sides to train on (max_length {config.max_length}).")
-        return cls(kept, config, counts)
+        held = held_out_items(tasks, config)
+        trained = [number for number in range(len(kept)) if number not in held]
+        return cls([kept[number] for number in [*trained, *sorted(held)]], config, counts, len(held))
+
+    def laid_out(self, packed: bool) -> PairPlan:
+        """The same pairs, as another model takes them."""
+        other = PairPlan(self.pairs, self.config, self.counts, len(self.pairs) - self.size)
+        other.packed = packed
+        return other
 
     @property
     def words(self) -> str:
         """The counts, for the log."""
-        return f"{self.size} pairs ({self.counts['truncated']} truncated, {self.counts['dropped']} dropped)"
+        named = ((name, name.replace("_", " ")) for name in ("truncated", "dropped", "held_out"))
+        return f"{self.size} pairs ({', '.join(f'{self.counts[name]} {words}' for name, words in named)})"
 
     def batches(self, items: Sequence[int]) -> list[tuple[PairBatch, float]]:
         """Every pair of the step counts the same."""
@@ -215,7 +251,9 @@ class PairPlan:
         for row, pair in enumerate(pairs):
             weights[row, : len(pair.weights)] = torch.tensor(pair.weights)
         chosen, rejected = self.reference[list(items)].unbind(1)
-        return PairBatch(tokens, weights, chosen, rejected)
+        everywhere = self.config.sft_scope == "all"
+        anchored = torch.tensor([float(everywhere or pair.whole) for pair in pairs])
+        return PairBatch(tokens, weights, chosen, rejected, anchored)
 
     @torch.no_grad()
     def score(self, model: Any, items: Sequence[int]) -> Tensor:
@@ -229,12 +267,15 @@ class PairPlan:
             result[group] = torch.stack(sums.chunk(2), 1).cpu().to(result)
         return result
 
-    def measures(self, logps: Tensor) -> dict[str, float]:
-        """Means over the diagnostic pairs, given their (M, 2, S) log-probabilities."""
-        if not self.sample:
-            return {}
-        found = _measures(*logps.unbind(1), *self.reference[self.sample].unbind(1))
-        return {f"pairs/{name}": value for name, value in found.items()}
+    def measures(self, model: Any | None) -> dict[str, float]:
+        """Means over the diagnostic pairs, trained and held out; None: under the reference itself."""
+        found: dict[str, float] = {}
+        for prefix, items in (("pairs", self.sample), ("held_out", list(range(self.size, len(self.pairs))))):
+            if items and self.config.diagnostic_pairs:
+                logps = self.reference[items] if model is None else self.score(model, items)
+                values = _measures(*logps.unbind(1), *self.reference[items].unbind(1))
+                found |= {f"{prefix}/{name}": value for name, value in values.items()}
+        return found
 
     def weight(self, items: Sequence[int]) -> float:
         """Pairs."""
@@ -243,6 +284,21 @@ class PairPlan:
     def names(self, items: Sequence[int]) -> list[str]:
         """Number and trajectory ids."""
         return [self.pairs[item].name for item in items]
+
+
+def held_out_items(tasks: Sequence[str], config: DPOConfig) -> set[int]:
+    """Numbers of the pairs that are not trained: whole tasks, drawn by the seed, up to the configured share."""
+    allowed = min(int(config.holdout * len(tasks)), config.diagnostic_pairs)
+    members: dict[str, list[int]] = defaultdict(list)
+    for number, task in enumerate(tasks):
+        members[task].append(number)
+    order = sorted(members)
+    random.Random(f"{config.seed}/holdout").shuffle(order)
+    held: set[int] = set()
+    for task in order:
+        if len(held) + len(members[task]) <= allowed:
+            held.update(members[task])
+    return held
 
 
 def _weights(pair: PreferencePair, chosen: Encoded, rejected: Encoded) -> tuple[float, ...]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from icto_gym.dialogue import Message, trajectory_messages
+from icto_gym.dialogue import Message
 from icto_gym.errors import DataError
 from icto_gym.trajectory import Trajectory
 from trainers.batches import TokenBatch, collate, split_to_fit
 from trainers.losses import sft_loss
+from trainers.markers import MarkerConfig, training_messages
 from trainers.models.config import ModelConfig
 from trainers.models.loading import load_model
 from trainers.models.scoring import score_tokens
@@ -38,6 +39,7 @@ def train_sft(
     *,
     log: Log | None = None,
     probe: Probe | None = None,
+    markers: MarkerConfig | None = None,
 ) -> Path:
     """Train on the agent's tokens of every trajectory; resumes where a killed call stopped.
 
@@ -48,16 +50,19 @@ def train_sft(
         out: folder of this training.
         log: gets one record per optimiser step (``step`` counts from 1; see `trainers.training.loop.Log`).
         probe: measures the policy every ``config.probe_every`` steps and at the end.
+        markers: what the trajectories are marked with (see `trainers.markers`); the checkpoint keeps it, and a policy
+            loaded from it asks for the best class.
 
     Returns:
         The checkpoint folder ``out/checkpoint``.
     """
-    conversations = [trajectory_messages(item) for item in trajectories]
-    facts = {
+    conversations = [training_messages(item) for item in trajectories]
+    facts: dict[str, Any] = {
         "training": "sft",
         "config": config.to_dict(),
         "start": describe_start(start),
         "data_digest": data_digest(conversations),
+        **({} if markers is None else {"markers": markers.to_dict()}),
     }
     out = Path(out)
     if begin(out, facts):

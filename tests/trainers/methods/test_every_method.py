@@ -1,0 +1,216 @@
+"""RFT, ETO, IPR, RLCD, NAT and Best-of-N, each run whole with a model of two layers on a toy game."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from icto_gym.errors import ConfigError, DataError
+from icto_gym.files import read_json
+from icto_gym.store import TrajectoryStore
+from trainers.config import from_mapping, merged
+from trainers.methods import METHODS, find_method
+from trainers.methods.eto import ETOConfig, dpo_of
+from trainers.presets import fit_to, preset_names, preset_values
+from trainers.records import PreferencePair, read_records
+from trainers.runs import Run
+
+SMALL = {
+    "seed": 1,
+    "model": {"name": "tiny-random", "lora": {"r": 4, "alpha": 8}},
+    "rollout": {"env_id": "icto_gym.testing:Scripted-v0", "max_tasks": 3, "max_episode_steps": 3},
+    "acting": {"max_new_tokens": 8},
+    "demonstrations": {"max_tasks": 3},
+    "sft": {"epochs": 1, "batch_size": 2},
+    "probe": {"tasks": 0},
+    "evaluation": {"max_tasks": 1, "final_max_tasks": 2, "base": False},
+}
+DPO = {"epochs": 1, "batch_size": 2, "learning_rate": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """One clone and its demonstrations, shared by all methods as in a fair table."""
+    folder = tmp_path_factory.mktemp("clone")
+    run_method("bc", folder)
+    return {"start": folder / "sft" / "checkpoint", "demonstrations": {"file": folder / "demonstrations.jsonl"}}
+
+
+def run_method(name, folder, **settings):
+    method = find_method(name)
+    config = from_mapping(method.config_class, merged(SMALL, settings), "the test")
+    with Run(folder) as run:
+        return run, method.run(config, run)
+
+
+def weights(checkpoint):
+    return read_json(checkpoint / "checkpoint.json")["weights_digest"]
+
+
+def facts(run, stage):
+    return read_json(run.path("stages", f"{stage}.json"))["facts"]
+
+
+def test_rft_trains_from_the_model_on_demonstrations_and_distinct_successes(clone, tmp_path):
+    run, checkpoint = run_method("rft", tmp_path, **clone, success_threshold=0.0, rollout={"attempts": 2})
+    kept = list(TrajectoryStore(run.iteration(1) / "successes.jsonl"))
+    assert facts(run, "iteration-01.successes")["others"] == 3 and len(kept) > 3
+    assert len({(item.task_id, item.actions) for item in kept}) == len(kept)
+    started = read_json(run.iteration(1) / "sft" / "training.json")["start"]
+    assert started["model"]["name"] == "tiny-random" and "weights" not in started
+    assert checkpoint == run.iteration(1) / "sft" / "checkpoint"
+
+
+def test_eto_moves_its_reference_and_follows_its_schedule(clone, tmp_path):
+    run, checkpoint = run_method("eto", tmp_path, **clone, dpo=DPO, learning_rates=[1e-3, 5e-4])
+    first, second = (read_json(run.iteration(number) / "dpo" / "training.json") for number in (1, 2))
+    assert first["reference"]["weights"] == first["start"]["weights"] == weights(clone["start"])
+    assert second["reference"]["weights"] == second["start"]["weights"] == weights(run.iteration(1) / "dpo/checkpoint")
+    assert [item["config"]["beta"] for item in (first, second)] == [0.1, 0.5]
+    assert [item["config"]["learning_rate"] for item in (first, second)] == [1e-3, 5e-4]
+    counts = facts(run, "iteration-01.pairs")["counts"]
+    assert counts["expert won"] == 3 and counts["pairs"] == 3
+    assert read_json(tmp_path / "chosen.json")["label"] == "eto-2"
+    assert checkpoint == run.iteration(2) / "dpo" / "checkpoint"
+
+
+def test_etos_published_schedule_is_the_default():
+    config = ETOConfig()
+    assert [(dpo_of(config, n).beta, dpo_of(config, n).learning_rate) for n in (1, 2, 3)] == [
+        (0.1, 1e-6), (0.5, 5e-7), (0.5, 5e-7),
+    ]  # fmt: skip
+    assert config.dpo.sft_weight == 0 and config.dpo.batch_size == 32 and config.dpo.epochs == 3
+
+
+def test_ipr_keeps_the_clone_as_reference_and_values_steps_by_playing_on(clone, tmp_path):
+    run, _ = run_method("ipr", tmp_path, **clone, dpo=DPO, iterations=2, monte_carlo={"samples": 2})
+    for number in (1, 2):
+        reference = read_json(run.iteration(number) / "dpo" / "training.json")["reference"]
+        assert reference["weights"] == weights(clone["start"])
+    starts = [(item.extra or {})["prefix_steps"] for item in TrajectoryStore(run.iteration(1) / "trajectories.jsonl")]
+    assert sorted(starts) == [0, 0, 0, 1, 1, 1]
+    known = list(TrajectoryStore(run.path("expert_continuations.jsonl")))
+    assert len(known) == 3 * 1 * 2 and all(item.extra["prefix_steps"] == 1 for item in known)
+    counts = facts(run, "iteration-01.pairs")["counts"]
+    assert sum(count for name, count in counts.items() if name != "pairs") == 6
+    assert {pair.granularity for pair in read_records(run.iteration(1) / "pairs.jsonl", PreferencePair)} >= {
+        "trajectory"
+    }
+    anchor = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()][-1]["train/chosen_nll"]
+    assert anchor > 50  # a sum over tokens, not a mean
+
+
+def test_ipr_takes_a_reward_model_in_the_place_of_sampling(clone, tmp_path):
+    reward = {"epochs": 1, "batch_size": 2, "holdout": 0.2}
+    run, _ = run_method("ipr", tmp_path, **clone, dpo=DPO, iterations=1, values="reward_model", reward=reward)
+    assert not run.path("expert_continuations.jsonl").exists()
+    assert facts(run, "iteration-01.reward")["holdout/mse"] >= 0
+
+
+def test_outcomes_alone_decide_where_no_step_margin_is_given(clone, tmp_path):
+    preset = preset_values("ipr-outcomes-only", fit_to("ipr", find_method("ipr").config_class))
+    settings = merged(merged(preset, clone), {"dpo": {"epochs": 1, "batch_size": 2}, "iterations": 1})
+    run, _ = run_method("ipr", tmp_path, **settings)
+    assert not (run.iteration(1) / "step_rewards.jsonl").exists()
+    pairs = read_records(run.iteration(1) / "pairs.jsonl", PreferencePair)
+    assert pairs and all(len(pair.chosen) == len(pair.rejected) == 1 for pair in pairs)
+
+
+@pytest.mark.parametrize("unit", ["turn", "trajectory"])
+def test_rlcd_labels_by_instruction_and_says_how_often_the_outcome_agrees(clone, tmp_path, unit):
+    pairing = {"unit": unit, "agreement_pairs": 2}
+    run, _ = run_method("rlcd", tmp_path, **clone, dpo=DPO, pairing=pairing)
+    found = facts(run, "iteration-01.pairs")
+    assert set(found["label_agreement"]) == {"pairs", "agrees", "disagrees", "ties", "agreement"}
+    plain = next(iter(TrajectoryStore(run.path("demonstrations.jsonl")))).system_prompt
+    for pair in read_records(run.iteration(1) / "pairs.jsonl", PreferencePair):
+        assert pair.prompt[0].content == plain
+    total = sum(count for name, count in found["counts"].items())
+    turns = sum(len(item.steps) for item in TrajectoryStore(run.iteration(1) / "trajectories.jsonl"))
+    assert total == (turns if unit == "turn" else 3)
+
+
+def test_nat_asks_for_the_good_kind_wherever_its_checkpoint_acts(clone, tmp_path):
+    from trainers.policies.hf import HFPolicy
+
+    run, checkpoint = run_method("nat", tmp_path, **clone, rollout={"attempts": 3})
+    marked = list(TrajectoryStore(run.iteration(1) / "marked.jsonl"))
+    assert [item.extra["marker"]["text"] for item in marked[:3]] == ["[Correct]"] * 3
+    assert all(item.extra["marker"]["text"] != "[Correct]" for item in marked[3:])
+    assert facts(run, "iteration-01.marked")["negatives"] <= 6
+    assert HFPolicy.load(str(checkpoint)).marker.text == "[Correct]"
+    assert HFPolicy.load(str(clone["start"])).marker is None
+    record = read_json(checkpoint / "checkpoint.json")
+    assert record["markers"]["cuts"] == [1.0, 0.4, 0.0]
+    record["markers"].pop("cuts")
+    (checkpoint / "checkpoint.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="markers"):
+        HFPolicy.load(str(checkpoint))
+
+
+def test_best_of_n_keeps_the_best_attempt_and_says_that_it_is_a_bound(clone, tmp_path):
+    run, _ = run_method("best_of_n", tmp_path, **clone, samples=3)
+    here = run.path("evaluation", "best-of-3", "test")
+    record = read_json(here / "metrics.json")
+    assert "upper bound" in record["note"] and record["decoding"]["temperature"] == 0.7
+    attempts = list(TrajectoryStore(here / "attempts.jsonl"))
+    kept = {item.task_id: item.score for item in TrajectoryStore(here / "trajectories.jsonl")}
+    assert len(attempts) == 6 and len(kept) == 2
+    for task_id, score in kept.items():
+        assert score == max(item.score for item in attempts if item.task_id == task_id)
+
+
+def test_a_run_adds_up_what_it_spent(clone, tmp_path):
+    run_method("eto", tmp_path, **clone, dpo=DPO, iterations=1)
+    spent = read_json(tmp_path / "budget.json")
+    assert spent["stages"]["iteration-01/dpo"]["trained_tokens"] > 0
+    assert spent["stages"]["iteration-01/trajectories"]["response_tokens"] > 0
+    assert {"play", "training", "evaluation"} == set(spent["sums"])
+    assert spent["sums"]["training"]["trained_tokens"] == spent["stages"]["iteration-01/dpo"]["trained_tokens"]
+
+
+def test_the_best_policy_on_dev_is_tested_where_that_is_asked_for(clone, tmp_path):
+    run, checkpoint = run_method("eto", tmp_path, **clone, dpo=DPO, iterations=1, evaluation={"choose": "best"})
+    label = read_json(tmp_path / "chosen.json")["label"]
+    scores = {
+        name: read_json(run.path("evaluation", name, "dev", "metrics.json"))["metrics"]["success_rate"]["value"]
+        for name in ("sft", "eto-1")
+    }
+    assert label == ("sft" if scores["sft"] > scores["eto-1"] else "eto-1")
+    assert run.path("evaluation", label, "test", "metrics.json").exists()
+    assert checkpoint in (clone["start"], run.iteration(1) / "dpo" / "checkpoint")
+
+
+def test_a_start_that_is_no_checkpoint_is_found_before_any_work(tmp_path):
+    with pytest.raises(DataError, match="not a complete checkpoint"):
+        run_method("eto", tmp_path, start=tmp_path)
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+
+
+@pytest.mark.parametrize("preset", ["smollm2-cpu", "paper-llama2-7b"])
+@pytest.mark.parametrize("method", METHODS)
+def test_both_presets_speak_to_every_method(preset, method):
+    config_class = find_method(method).config_class
+    config = from_mapping(config_class, preset_values(preset, fit_to(method, config_class)), preset)
+    assert ("llama" in config.model.name.lower()) == (preset == "paper-llama2-7b")
+
+
+def test_icto_variants_are_presets_and_each_says_something():
+    config_class = find_method("icto").config_class
+    variants = [name for name in preset_names() if name.startswith("icto-")]
+    assert len(variants) == 10
+    for name in variants:
+        assert from_mapping(config_class, preset_values(name, fit_to("icto", config_class)), name)
+    with pytest.raises(ConfigError, match="says nothing that this method takes"):
+        preset_values("icto-without-contrast", fit_to("bc", find_method("bc").config_class))

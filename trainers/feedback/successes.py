@@ -1,0 +1,42 @@
+"""Which of a policy's own episodes are worth imitating."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from icto_gym.trajectory import Trajectory
+
+_ROUNDING = 1e-9
+"""Scores are sums; those this close are equal."""
+
+
+def distinct_successes(
+    trajectories: Iterable[Trajectory],
+    others: Sequence[Trajectory],
+    min_score: float | None,
+    accepted: set[str] | None = None,
+) -> tuple[list[Trajectory], dict[str, int]]:
+    """Successes worth imitating, and how many were left out why.
+
+    Left out are episodes that another one (or one of ``others``) equals command by command, and those with a command
+    drawn at random in the policy's place, since its canned thought would be learned.
+    """
+    needed = {item.task_id: item.score for item in others}
+    seen, kept, counts = {(item.task_id, item.actions) for item in others}, [], Counter[str]()
+    for item in trajectories:
+        threshold = needed.get(item.task_id, 1.0) if min_score is None else min_score
+        if item.score < threshold - _ROUNDING or item.error is not None:
+            continue
+        if accepted is not None and item.trajectory_id not in accepted:
+            reason = "refused"
+        elif (item.extra or {}).get("random_steps"):
+            reason = "with random steps"
+        elif (item.task_id, item.actions) in seen:
+            reason = "repeated"
+        else:
+            seen.add((item.task_id, item.actions))
+            kept.append(item)
+            continue
+        counts[reason] += 1
+    return kept, dict(sorted(counts.items()))

@@ -1,0 +1,108 @@
+"""Markers in the task text: how NAT tells a model which episodes are good, and asks it for the good kind.
+
+The marker goes into the message that states the task, never into the instructions or the agent's own turns. A
+checkpoint trained with markers keeps them in its record, so that whoever loads it as a policy asks for the best class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from icto_gym.dialogue import Message, trajectory_messages
+from icto_gym.errors import ConfigError, DataError, check_name
+from icto_gym.trajectory import Trajectory
+
+KEY = "marker"
+"""Under this name a trajectory's ``extra`` holds the marker that it is trained with."""
+_FIRST = 2
+"""The first message that can state the task: before it are the instructions and their acknowledgement."""
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A text in front of or behind the task."""
+
+    text: str
+    place: Literal["prefix", "suffix"] = "suffix"
+
+    def apply(self, messages: Sequence[Message], instruction: str) -> list[Message]:
+        """The conversation with the marker in the message that states ``instruction``.
+
+        Raises:
+            DataError: no message states it.
+        """
+        for number, message in enumerate(messages):
+            if number >= _FIRST and message.role == "user" and instruction in message.content:
+                return [*messages[:number], self._marked(message), *messages[number + 1 :]]
+        raise DataError(
+            f"No message states the task {instruction!r:.80}, so the marker {self.text!r:.40} has no place in it."
+        )
+
+    def _marked(self, message: Message) -> Message:
+        parts = (self.text, message.content) if self.place == "prefix" else (message.content, self.text)
+        return message._replace(content=" ".join(part.strip() for part in parts))
+
+
+@dataclass(frozen=True)
+class MarkerConfig:
+    """Classes of episodes by score, best first, and the marker of each (Wang et al., 2024)."""
+
+    place: Literal["prefix", "suffix"] = "prefix"
+    """Where the marker stands in the task's message."""
+    cuts: tuple[float, ...] = (1.0, 0.4, 0.0)
+    """Lowest score of each class but the last; 0 means any score above 0."""
+    markers: tuple[str, ...] = ("[Correct]", "[Mostly Correct]", "[Mostly Incorrect]", "[Totally Incorrect]")
+    """One per class. The defaults are the four classes of the released model; see the preset ``nat-two-classes``."""
+
+    def __post_init__(self) -> None:
+        check_name(self.place, ("prefix", "suffix"), "markers.place")
+        if len(self.markers) != len(self.cuts) + 1 or len(set(self.markers)) < len(self.markers):
+            raise ConfigError(
+                f"{len(self.cuts)} cuts make {len(self.cuts) + 1} classes, each with a marker of its own; got "
+                f"{list(self.markers)!r}."
+            )
+        if not all(marker.strip() for marker in self.markers):
+            raise ConfigError(f"Every class needs a text as marker; got {list(self.markers)!r}.")
+        if list(self.cuts) != sorted(set(self.cuts), reverse=True) or not all(0 <= cut <= 1 for cut in self.cuts):
+            raise ConfigError(f"cuts are scores in [0, 1] that fall from class to class; got {list(self.cuts)!r}.")
+
+    @property
+    def best(self) -> Marker:
+        """What is asked for when acting."""
+        return Marker(self.markers[0], self.place)
+
+    def of(self, score: float) -> Marker:
+        """The marker of an episode's class."""
+        for cut, text in zip(self.cuts, self.markers, strict=False):
+            if score > 0 if cut == 0 else score >= cut - 1e-9:
+                return Marker(text, self.place)
+        return Marker(self.markers[-1], self.place)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, for checkpoints."""
+        return asdict(self)
+
+
+def recorded_markers(checkpoint: Mapping[str, Any]) -> MarkerConfig | None:
+    """The markers in a checkpoint's record, or None.
+
+    Raises:
+        DataError: they are there and cannot be read.
+    """
+    found = checkpoint.get("markers")
+    if found is None:
+        return None
+    try:
+        return MarkerConfig(str(found["place"]), tuple(found["cuts"]), tuple(found["markers"]))  # type: ignore[arg-type]
+    except (KeyError, TypeError, ConfigError) as error:
+        raise DataError(f"The checkpoint's markers {found!r:.120} cannot be read: {error}.") from error
+
+
+def training_messages(trajectory: Trajectory) -> list[Message]:
+    """The conversation of an episode as it is trained: with its marker, if it has one."""
+    messages, found = trajectory_messages(trajectory), (trajectory.extra or {}).get(KEY)
+    if not found:
+        return messages
+    return Marker(found["text"], found["place"]).apply(messages, trajectory.instruction)

@@ -1,0 +1,310 @@
+"""Stages that single methods bring along: playing on from given steps, contrasting instructions, markers, best of N.
+
+Like all stages they go from file to file, are skipped when complete, and continue where they were cut off.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from icto_gym.errors import DataError
+from icto_gym.files import write_json
+from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Trajectory
+from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
+from trainers.evaluation.metrics import metrics_to_json, summarize
+from trainers.feedback import MonteCarloConfig, MonteCarloStepRewards, continuation_jobs, make_step_rewarder, score_all
+from trainers.feedback.outcome import is_malformed
+from trainers.markers import KEY, MarkerConfig
+from trainers.pairing.prompt import (
+    PromptContrast,
+    PromptPairingConfig,
+    label_agreement,
+    questions,
+    trajectory_pairs,
+    turn_pairs,
+    unusable,
+)
+from trainers.policies.players import Player
+from trainers.policies.base import derive_seed
+from trainers.policies.prompted import PromptedPolicy, answer_twice
+from trainers.records import StepRewards, append_record, read_records, write_records
+from trainers.rollout import RolloutConfig, play_in_order
+from trainers.runs import Run
+from trainers.sampling import Job
+from trainers.stages import play_facts, read_all
+
+
+# ---- playing on from given steps ----------------------------------------------------------------
+def continue_episodes(
+    run: Run, out: Path, trajectories: Path, player: Player, config: MonteCarloConfig, environment: RolloutConfig,
+    seed: int,
+) -> Path:  # fmt: skip
+    """Play on from the steps of episodes, several times each, into ``out`` (trajectories)."""
+
+    def work() -> dict[str, Any]:
+        jobs = continuation_jobs(TrajectoryStore(trajectories), config, seed)
+        return play_facts(_played(player, environment, jobs, out))
+
+    inputs = {
+        "trajectories": trajectories, "policy": player.source, "config": config, "environment": environment,
+        "seed": seed,
+    }  # fmt: skip
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def explore_along(
+    run: Run, out: Path, demonstrations: Path, player: Player, environment: RolloutConfig, seed: int,
+    starts_per_task: int | None = None,
+) -> Path:  # fmt: skip
+    """From every step of every demonstration let the policy act to the end (IPR, section 3.1)."""
+
+    def work() -> dict[str, Any]:
+        jobs = along_jobs(TrajectoryStore(demonstrations), environment, seed, starts_per_task)
+        return play_facts(_played(player, environment, jobs, out))
+
+    inputs = {
+        "demonstrations": demonstrations, "policy": player.source, "environment": environment, "seed": seed,
+        "starts": starts_per_task,
+    }  # fmt: skip
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def along_jobs(
+    demonstrations: Iterable[Trajectory], config: RolloutConfig, seed: int, starts_per_task: int | None = None
+) -> list[Job]:
+    """One episode per task and step t: the expert's first t - 1 responses, then the policy.
+
+    The first start (t = 1) is always among the ``starts_per_task`` that are kept; the others are drawn.
+    """
+    jobs = []
+    for demonstration in demonstrations:
+        task_id, responses = demonstration.task_id, tuple(step.response for step in demonstration.steps)
+        later = list(range(1, len(responses)))
+        if starts_per_task is not None:
+            later = sorted(random.Random(f"{seed} {task_id}").sample(later, min(starts_per_task - 1, len(later))))
+        for start in [0, *later]:
+            own = derive_seed(seed, task_id, start)
+            jobs.append(Job(task_id, start, own, config.temperature, prefix=responses[:start]))
+    return jobs
+
+
+def value_steps(run: Run, out: Path, trajectories: Sequence[Path], continuations: Sequence[Path]) -> Path:
+    """Write the value of every step, as the continuations say it (IPR compares values, not increments)."""
+
+    def work() -> dict[str, Any]:
+        found = score_all(MonteCarloStepRewards(read_all(continuations), "value"), read_all(trajectories))
+        write_records(out, found)
+        return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
+
+    run.stage(
+        _name(run, out), work, inputs={"trajectories": trajectories, "continuations": continuations}, outputs=[out]
+    )
+    return out
+
+
+def predict_values(run: Run, out: Path, trajectories: Sequence[Path], model: Path) -> Path:
+    """Write the value of every step, as a reward model predicts it."""
+
+    def work() -> dict[str, Any]:
+        rewarder = make_step_rewarder("learned", model)
+        found = [running_sums(item) for item in score_all(rewarder, read_all(trajectories))]
+        write_records(out, found)
+        return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
+
+    run.stage(_name(run, out), work, inputs={"trajectories": trajectories, "model": model}, outputs=[out])
+    return out
+
+
+def running_sums(increments: StepRewards) -> StepRewards:
+    """Step rewards that are increments of a value, as that value."""
+    return replace(increments, rewards=tuple(accumulate(increments.rewards)), source=f"{increments.source}:value")
+
+
+def _played(player: Player, environment: RolloutConfig, jobs: list[Job], out: Path) -> list[Trajectory]:
+    if not jobs:
+        write_records(out, [])
+        return []
+    return play_in_order(player.load(), environment, jobs, out)
+
+
+# ---- contrasting instructions -------------------------------------------------------------------
+def sample_turns(run: Run, out: Path, trajectories: Path, player: Player, config: PromptPairingConfig) -> Path:
+    """Answer the turns of episodes under either instruction, into ``out`` (`PromptContrast` records)."""
+
+    def work() -> dict[str, Any]:
+        asked = questions(TrajectoryStore(trajectories), config)
+        done = {(item.trajectory_id, item.step) for item in _contrasts(out)}
+        left = [item for item in asked if (item.trajectory.trajectory_id, item.step) not in done]
+        if left:
+            for contrast in answer_twice(player.load(), left, config):
+                append_record(out, contrast)  # type: ignore[arg-type]
+        found = {(item.trajectory_id, item.step): item for item in _contrasts(out)}
+        write_records(out, [found[item.trajectory.trajectory_id, item.step] for item in asked])
+        return {"turns": len(asked)}
+
+    inputs = {"trajectories": trajectories, "policy": player.source, "config": config}
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def _contrasts(path: Path) -> list[PromptContrast]:
+    return read_records(path, PromptContrast) if path.exists() else []
+
+
+def pair_turns(
+    run: Run, out: Path, trajectories: Path, contrasts: Path, player: Player, config: PromptPairingConfig,
+    environment: RolloutConfig,
+) -> Path:  # fmt: skip
+    """Pairs of responses, and how often their label agrees with how the episode ends (played on greedily)."""
+    ends = out.with_name("agreement.jsonl")
+
+    def work() -> dict[str, Any]:
+        episodes, found = read_all([trajectories]), read_records(contrasts, PromptContrast)
+        result = turn_pairs(episodes, found)
+        write_records(out, result.pairs)
+        jobs = _agreement_jobs(episodes, found, config)
+        outcomes = [item.score for item in _played(player, environment, jobs, ends)]
+        agreement = label_agreement(zip(outcomes[::2], outcomes[1::2], strict=True))
+        return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement}
+
+    inputs = {
+        "trajectories": trajectories, "contrasts": contrasts, "policy": player.source, "config": config,
+        "environment": environment,
+    }  # fmt: skip
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out, ends])
+    return out
+
+
+def _agreement_jobs(
+    episodes: Sequence[Trajectory], contrasts: Sequence[PromptContrast], config: PromptPairingConfig
+) -> list[Job]:
+    """Two greedy episodes per drawn pair: on from the positive response, on from the negative one."""
+    known = {item.trajectory_id: item for item in episodes}
+    usables = [item for item in contrasts if not unusable(item)]
+    drawn = random.Random(config.seed).sample(usables, min(config.agreement_pairs, len(usables)))
+    jobs, taken = [], defaultdict[str, int](int)
+    for item in drawn:
+        trajectory = known[item.trajectory_id]
+        history = tuple(step.response for step in trajectory.steps[: item.step])
+        for response in (item.positive, item.negative):
+            number = taken[trajectory.task_id]
+            taken[trajectory.task_id] += 1
+            seed = derive_seed(config.seed, "agreement", trajectory.task_id, number)
+            jobs.append(Job(trajectory.task_id, number, seed, prefix=(*history, response)))
+    return jobs
+
+
+def explore_prompted(
+    run: Run, out: Path, player: Player, config: PromptPairingConfig, environment: RolloutConfig, side: int
+) -> Path:
+    """Play whole episodes under the positive (side 0) or negative (1) instruction; it is not recorded in them."""
+
+    def work() -> dict[str, Any]:
+        manifest = chosen_manifest(environment)
+        policy = PromptedPolicy(player.load(), config, side)
+        return play_facts(play_all(policy, environment, manifest, out))
+
+    inputs = {"policy": player.source, "config": config, "environment": environment, "side": side}
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def pair_trajectories(run: Run, out: Path, positive: Path, negative: Path) -> Path:
+    """Pairs of whole episodes, labelled by instruction, and how often the label agrees with the outcome."""
+
+    def work() -> dict[str, Any]:
+        sides = read_all([positive]), read_all([negative])
+        result = trajectory_pairs(*sides)
+        write_records(out, result.pairs)
+        scores = {item.trajectory_id: item.score for item in [*sides[0], *sides[1]]}
+        agreement = label_agreement((scores[pair.chosen_id], scores[pair.rejected_id]) for pair in result.pairs)
+        return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement}
+
+    run.stage(_name(run, out), work, inputs={"positive": positive, "negative": negative}, outputs=[out])
+    return out
+
+
+# ---- markers ------------------------------------------------------------------------------------
+def mark(
+    run: Run, out: Path, demonstrations: Path, explored: Path, markers: MarkerConfig, *, negatives_per_positive: float,
+    positives: int | None, seed: int,
+) -> Path:  # fmt: skip
+    """Demonstrations and a draw of the policy's failures, each with the marker of its class."""
+
+    def work() -> dict[str, Any]:
+        good = list(TrajectoryStore(demonstrations))[:positives]
+        found = [item for item in TrajectoryStore(explored) if markers.of(item.score) != markers.best]
+        parsed = [item for item in found if _parses(item)]
+        count = min(len(parsed), round(negatives_per_positive * len(good)))
+        drawn = random.Random(seed).sample(parsed, count)
+        marked = [_marked(item, markers) for item in [*good, *drawn]]
+        if not marked:
+            raise DataError(f"{demonstrations} holds nothing to imitate.")
+        write_records(out, marked)
+        classes = [(item.extra or {})[KEY]["text"] for item in marked]
+        return {
+            "positives": len(good), "negatives": count, "failures": len(found), "malformed": len(found) - len(parsed),
+            "classes": {text: classes.count(text) for text in markers.markers},
+        }  # fmt: skip
+
+    inputs = {
+        "demonstrations": demonstrations, "explored": explored, "markers": markers,
+        "negatives_per_positive": negatives_per_positive, "positives": positives, "seed": seed,
+    }  # fmt: skip
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def _parses(trajectory: Trajectory) -> bool:
+    """Whole, with steps, and a command in every response."""
+    return trajectory.error is None and bool(trajectory.steps) and not any(map(is_malformed, trajectory.steps))
+
+
+def _marked(trajectory: Trajectory, markers: MarkerConfig) -> Trajectory:
+    marker = markers.of(trajectory.score)
+    extra = {**(trajectory.extra or {}), KEY: {"text": marker.text, "place": marker.place}}
+    return replace(trajectory, extra=extra)
+
+
+# ---- best of N ----------------------------------------------------------------------------------
+def best_of(run: Run, out: Path, player: Player, config: RolloutConfig, *, label: str) -> Path:
+    """Play every task ``config.attempts`` times and keep the best: an upper bound, for it looks at the true reward.
+
+    ``out`` (a folder) gets ``attempts.jsonl`` (all), ``trajectories.jsonl`` (the best of each) and ``metrics.json``.
+    """
+
+    def work() -> dict[str, Any]:
+        manifest, policy = chosen_manifest(config), player.load()
+        played = play_all(policy, config, manifest, out / "attempts.jsonl")
+        best: dict[str, Trajectory] = {}
+        for item in played:
+            if item.task_id not in best or item.score > best[item.task_id].score:
+                best[item.task_id] = item
+        write_records(out / "trajectories.jsonl", list(best.values()))
+        result = {
+            "label": label, "policy": policy.name, "env_id": config.env_id, "env_kwargs": dict(config.env_kwargs),
+            "split": config.split, "manifest_digest": manifest.digest, "n_tasks": len(manifest),
+            "decoding": {**decoding(policy, config), "temperature": config.temperature, "attempts": config.attempts},
+            "note": f"upper bound: the best of {config.attempts} attempts by the true reward, which no agent sees",
+            "metrics": metrics_to_json(summarize(list(best.values()), seed=config.seed)),
+        }  # fmt: skip
+        write_json(out / "metrics.json", result)
+        return play_facts(played)
+
+    names = ("attempts.jsonl", "trajectories.jsonl", "metrics.json")
+    inputs = {"policy": player.source, "config": config, "label": label}
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out / name for name in names])
+    return out / "metrics.json"
+
+
+def _name(run: Run, out: Path) -> str:
+    return run.name_of(out.with_suffix("") if out.suffix == ".jsonl" else out)

@@ -1,0 +1,76 @@
+"""A policy under contrasting instructions: one more sentence in how to act, which no record shows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from icto_gym.dialogue import trajectory_messages
+from trainers.pairing.prompt import PromptContrast, PromptPairingConfig, Question, prompted
+from trainers.pairing.whole import OPENING
+from trainers.policies.base import Policy, Turn, derive_seed
+
+BATCH = 16
+"""Episodes that are answered together."""
+
+
+class PromptedPolicy:
+    """Answers as another policy would with one sentence more in its instructions."""
+
+    def __init__(self, policy: Policy, config: PromptPairingConfig, side: int) -> None:
+        """Args:
+        policy: who answers.
+        config: the sentences; each episode draws its own, the same one for both sides.
+        side: 0 for the positive sentence, 1 for the negative one.
+        """
+        self.policy, self.config, self.side = policy, config, side
+        self.name = f"{policy.name}-{('positive', 'negative')[side]}"
+        self.last_usage = None
+
+    def act(self, turns: Sequence[Turn]) -> list[str]:
+        """One response per turn, in order."""
+        answers = self.policy.act(
+            [turn._replace(messages=prompted(turn.messages, self._sentence(turn))) for turn in turns]
+        )
+        self.last_usage = getattr(self.policy, "last_usage", None)
+        return answers
+
+    def forget(self, episode: str) -> None:
+        """The episode has ended."""
+        getattr(self.policy, "forget", lambda name: None)(episode)
+
+    def _sentence(self, turn: Turn) -> str:
+        episode = turn.info["task_id"], turn.episode.rpartition("#")[2]
+        number = derive_seed(self.config.seed, *episode) % len(self.config.sentences)
+        return self.config.sentences[number][self.side]
+
+
+def answer_twice(policy: Policy, asked: Sequence[Question], config: PromptPairingConfig) -> Iterator[PromptContrast]:
+    """Sample each turn under both instructions, the turns of an episode in order, several episodes at a time.
+
+    An episode keeps its name over its turns, so a policy that keeps what it has read reads each history once per side.
+    """
+    episodes: dict[str, list[Question]] = defaultdict(list)
+    for item in asked:
+        episodes[item.trajectory.trajectory_id].append(item)
+    names = list(episodes)
+    for first in range(0, len(names), BATCH):
+        group = [episodes[name] for name in names[first : first + BATCH]]
+        for place in range(max(map(len, group))):
+            now = [items[place] for items in group if place < len(items)]
+            turns = [_turn(item, side, config) for item in now for side in (0, 1)]
+            answers = policy.act(turns)
+            for number, item in enumerate(now):
+                positive, negative = answers[2 * number : 2 * number + 2]
+                yield PromptContrast(item.trajectory.trajectory_id, item.step, item.sentence, positive, negative)
+        for turn in [_turn(items[0], side, config) for items in group for side in (0, 1)]:
+            getattr(policy, "forget", lambda name: None)(turn.episode)
+
+
+def _turn(item: Question, side: int, config: PromptPairingConfig) -> Turn:
+    trajectory, step = item.trajectory, item.step
+    history = trajectory_messages(trajectory)[: OPENING + 2 * step]
+    messages = prompted(history, config.sentences[item.sentence][side])
+    name = f"{trajectory.trajectory_id}{'+-'[side]}"
+    info = {"task_id": trajectory.task_id, "instruction": trajectory.instruction}
+    return Turn(messages, info, name, config.temperature, derive_seed(config.seed, name, step))
