@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icto_gym.dialogue import Message
-from icto_gym.errors import DataError
+from icto_gym.errors import ConfigError, DataError
 from trainers.losses import dpo_loss
 from trainers.models.loading import load_model, read_checkpoint
 from trainers.tokenization import encode_conversation
@@ -109,7 +109,7 @@ def test_step_weights_follow_the_pair_and_are_uniform_where_there_are_none(pair_
 def test_a_pair_without_tokens_on_one_side_is_dropped_and_counted(pairs, tiny, tmp_path):
     tokenizer = load_model(tiny).tokenizer
     plan = PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=92))
-    assert plan.counts == {"truncated": 6, "pairs": 3, "dropped": 3}
+    assert plan.counts == {"truncated": 6, "pairs": 3, "dropped": 3, "held_out": 0}
     with pytest.raises(DataError, match="max_length 80"):
         PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=80))
 
@@ -142,3 +142,65 @@ def test_a_stopped_reference_pass_goes_on_where_it_was(tmp_path):
     assert table.tolist() == [[float(item), 1.0, 0.0] for item in range(6)]
     assert torch.equal(cached_logps(tmp_path / "r.safetensors", 6, 3, groups, score), table)
     assert len(calls) == 6
+
+
+def test_iprs_term_is_a_sum_over_the_chosen_tokens_of_the_pairs_in_scope(pair_maker, tiny):
+    """L = mean over pairs of  -log sigma(beta * delta) - log pi(chosen), the second term for the pairs in scope."""
+    whole, step = pair_maker(0), pair_maker(1)
+    weights = (1.0,) * min(sum(m.role == "assistant" for m in side) for side in (step.chosen, step.rejected))
+    pairs = [whole, replace(step, granularity="step", step_weights=weights)]
+    loaded = load_model(tiny, trainable=True)
+
+    def loss(**settings):
+        config = replace(CONFIG, sft_weight=1.0, **settings)
+        plan = PairPlan.make(loaded.tokenizer, pairs, config)
+        plan.packed = prepare(loaded.model, config, dropout=False)
+        plan.reference = plan.score(loaded.model, [0, 1])
+        value, metrics = preference_loss(loaded.model, plan.batch([0, 1]), config)
+        lengths = [sum(turn >= 0 for turn in pair.chosen.turns) for pair in plan.pairs]
+        return value.item(), metrics["preference_loss"], plan.reference[:, 0].sum(-1), torch.tensor(lengths)
+
+    log_two = 0.693147
+    total, preference, chosen, lengths = loss(sft_reduction="sum")
+    assert preference == pytest.approx(log_two, abs=1e-3)
+    assert total == pytest.approx(log_two - chosen.mean().item(), rel=1e-4)
+    assert loss(sft_reduction="mean")[0] == pytest.approx(log_two - (chosen / lengths).mean().item(), rel=1e-4)
+    only_whole = loss(sft_reduction="sum", sft_scope="trajectory")[0]
+    assert only_whole == pytest.approx(log_two - chosen[0].item() / 2, rel=1e-4)
+
+
+def test_another_reference_than_the_start_is_what_the_policy_is_compared_with(pairs, tiny, tmp_path):
+    moved, _ = train(pairs, tiny, tmp_path / "one")
+    first = train_dpo(pairs, moved, replace(CONFIG, epochs=1), tmp_path / "two", reference=tiny, log=(log := []).append)
+    base = load_model(tiny)
+    plan = PairPlan.make(base.tokenizer, pairs, CONFIG)
+    expected = plan.score(base.model, plan.sample)[:, 0].sum(-1).mean().item()
+    start = log[0]["pairs/chosen_logp"] - log[0]["pairs/chosen_logp_change"]
+    assert start == pytest.approx(expected, abs=1e-2)
+    assert log[0]["pairs/log_ratio_margin"] > 0.5  # the start has already learned what the reference has not
+    assert read_checkpoint(first)["reference"]["model"]["name"] == "tiny-random"
+
+
+def test_whole_tasks_are_held_out_and_measured_beside_the_trained_pairs(pair_maker, tiny, tmp_path):
+    pairs = [replace(pair_maker(number), task_id=f"shop/{number // 2}") for number in range(10)]
+    checkpoint, log = train(pairs, tiny, tmp_path, holdout=0.25, epochs=1)
+    assert read_checkpoint(checkpoint)["data"] == {"pairs": 10, "truncated": 0, "dropped": 0, "held_out": 2}
+    assert log[0]["held_out/chosen_logp_change"] == 0.0
+    assert log[-1]["held_out/log_ratio_margin"] != 0.0 and "pairs/log_ratio_margin" in log[-1]
+    assert len(log) == 1 + 3  # eight pairs in batches of three
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_the_objective(pairs, tiny, tmp_path, monkeypatch):
+    (tmp_path / "my_losses.py").write_text(
+        "import torch\n"
+        "from trainers.losses import PreferenceLoss\n"
+        "def hinge(chosen, rejected, chosen_reference, rejected_reference, weights, *, beta):\n"
+        "    ratios = chosen.sum(-1) - chosen_reference.sum(-1), rejected.sum(-1) - rejected_reference.sum(-1)\n"
+        "    losses = torch.relu(1 - beta * (ratios[0] - ratios[1]))\n"
+        "    return PreferenceLoss(losses, *(beta * ratio.detach() for ratio in ratios))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    _, log = train(pairs, tiny, tmp_path / "out", objective="my_losses:hinge", epochs=2)
+    assert log[1]["train/loss"] == pytest.approx(1.0, abs=1e-2) and log[-1]["train/loss"] < 0.9
+    with pytest.raises(ConfigError, match="could not be loaded"):
+        train(pairs, tiny, tmp_path / "wrong", objective="my_losses:nothing")

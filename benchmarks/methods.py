@@ -1,0 +1,304 @@
+"""All methods on WebShop's built-in data with SmolLM2-135M: one protocol, one start, one table.
+
+    python benchmarks/methods.py --budget small --folder runs/methods      # about 40 minutes on two free cores
+    python benchmarks/methods.py --budget full --seeds 0 1 2               # about 4 hours a seed
+    python benchmarks/methods.py --budget small --table                    # the table from what is finished
+
+Every method starts from the same clone and the same demonstrations, explores the same training tasks, and has the same
+number of settings to try and of looks at dev; the best on dev (the clone itself included) is asked test and ood once. Two
+controls stand beside them: rejection sampling, and cloning on more demonstrations. Differences to the clone are paired
+bootstraps over tasks. Each method is a run folder: kill this at any point, and the same command goes on. Rows that are not
+finished are left out of the table and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from icto_gym.files import read_json, write_json, write_text
+from icto_gym.store import TrajectoryStore
+from trainers.config import from_mapping, merged
+from trainers.evaluation.compare import paired_difference
+from trainers.methods import find_method
+from trainers.methods.common import evaluate_splits
+from trainers.presets import fit_to, preset_values
+from trainers.runs import Run
+
+logger = logging.getLogger("benchmark")
+RESULTS = Path(__file__).parent / "results"
+SPLITS = ("dev", "test", "ood")
+SHOWN = ("average_reward", "success_rate", "mean_actions")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method may spend; the same for all of them."""
+
+    demonstrations: int
+    """Expert episodes of the shared clone."""
+    more_demonstrations: int
+    """Of the control that clones more."""
+    tasks: int
+    """Training tasks that are explored."""
+    attempts: int
+    """Episodes per explored task, for methods that sample."""
+    iterations: int
+    trials: int
+    """Settings each method may try."""
+    probe: int
+    """Dev tasks at each look while training."""
+    dev: int
+    test: int
+    ood: int
+    methods: tuple[str, ...]
+
+
+BUDGETS = {
+    "tiny": Budget(4, 6, 2, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
+    "small": Budget(80, 140, 64, 4, 1, 1, 24, 48, 120, 60, ("icto", "rft", "more_cloning", "eto")),
+    "full": Budget(
+        160, 320, 200, 4, 2, 2, 48, 120, 300, 270,
+        ("icto", "rft", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
+    ),
+}  # fmt: skip
+
+COMMON: dict[str, Any] = {
+    "model": {"lora": {"r": 32, "alpha": 64, "last_blocks": 15}},
+    "rollout": {"env_id": "icto/WebShop-v0", "brief": True, "batch_size": 32},
+    "acting": {"max_new_tokens": 64, "batch_size": 32},
+    "sft": {"learning_rate": 1e-3, "epochs": 1, "batch_size": 4},
+}
+_OWN = {"max_expert_share": 0.34, "max_one_sided_share": 0.25}
+_DPO = {"batch_size": 8, "epochs": 1, "probe_every": 4, "probe_at_start": True}
+
+# method: (its name in `icto run`, its settings, the settings it may try; the first one where there is one trial)
+ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
+    "icto": (
+        "icto",
+        {"rollout": {"temperature": 0.8, "epsilon": 0.05}, "pairing": _OWN, "dpo": {**_DPO, "sft_weight": 0.2}},
+        [{"dpo": {"learning_rate": 2e-5}}, {"dpo": {"learning_rate": 5e-5}}],
+    ),
+    "icto_step": (
+        "icto",
+        {"rollout": {"temperature": 0.8, "epsilon": 0.05}, "step_rewards": {"source": "learned"},
+         "pairing": {**_OWN, "granularity": "step"}, "dpo": {**_DPO, "sft_weight": 0.2, "objective": "step"}},
+        [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}],
+    ),
+    "rft": ("rft", {"rollout": {"temperature": 0.8}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
+    "more_cloning": ("bc", {}, [{}, {"sft": {"learning_rate": 5e-4}}]),
+    "eto": (
+        "eto", {"rollout": {"attempts": 1}, "dpo": _DPO},
+        [{"learning_rates": [2e-5, 1e-5]}, {"learning_rates": [5e-5, 2.5e-5]}],
+    ),
+    "ipr": ("ipr", {"starts_per_task": 3, "monte_carlo": {"samples": 3}, "dpo": {**_DPO, "batch_size": 8}},
+            [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
+    "rlcd": ("rlcd", {"pairing": {"max_turns": 3}, "dpo": _DPO},
+             [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
+    "nat": ("nat", {}, [{"negatives_per_positive": 1.0}, {"negatives_per_positive": 2.0}]),
+    "best_of_n": ("best_of_n", {"samples": 10}, [{}]),
+}  # fmt: skip
+
+
+def settings(budget: Budget, seed: int, **own: Any) -> dict[str, Any]:
+    """What all methods are told."""
+    return merged(
+        COMMON,
+        {
+            "seed": seed,
+            "rollout": {"max_tasks": budget.tasks, "attempts": budget.attempts},
+            "demonstrations": {"max_tasks": budget.demonstrations},
+            "probe": {"tasks": budget.probe},
+            "evaluation": {
+                "base": False, "splits": ["dev"], "max_tasks": budget.dev, "final_splits": [], "choose": "best",
+            },
+            **own,
+        },
+    )  # fmt: skip
+
+
+def run_method(name: str, values: dict[str, Any], folder: Path) -> tuple[Run, Any, Path | None]:
+    """Run a method (or go on with it) and return its run, its config and its chosen checkpoint."""
+    method = find_method(name)
+    preset = preset_values("smollm2-cpu", fit_to(name, method.config_class))
+    known = {key: value for key, value in values.items() if key in method.config_class.__dataclass_fields__}
+    config = from_mapping(method.config_class, merged(preset, known), str(folder))
+    with Run(folder) as run:
+        run.save_config(config, name)
+        return run, config, method.run(config, run)
+
+
+def play_final(folder: Path, config: Any, policy: Path | None, label: str, budget: Budget) -> None:
+    """Ask test and ood once, with the policy that dev chose."""
+    with Run(folder) as run:
+        for split, count in (("test", budget.test), ("ood", budget.ood)):
+            evaluate_splits(run, policy or config.model, label, config, [split], count)
+        write_json(folder / "finished.json", {"label": label})
+
+
+def shared_clone(folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
+    """The clone that every method starts from, measured as a row of its own."""
+    _, config, policy = run_method("bc", settings(budget, seed), folder)
+    play_final(folder, config, policy, "sft", budget)
+    return {"start": str(policy), "demonstrations": {"file": str(folder / "demonstrations.jsonl")}}
+
+
+def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int) -> None:
+    """Try the settings of a row on dev, and ask the final splits of the best one."""
+    name, own, grid = ROWS[row]
+    tried = []
+    for number, trial in enumerate(grid[: budget.trials]):
+        values = merged(merged(settings(budget, seed), own), merged(_iterations(name, budget), trial))
+        values = merged(values, start)
+        if row == "more_cloning":
+            values = merged(values, {"start": None, "demonstrations": {"file": None}})
+            values["demonstrations"]["max_tasks"] = budget.more_demonstrations
+        if row == "best_of_n":
+            values["evaluation"] |= {"final_splits": ["test", "ood"], "final_max_tasks": budget.ood}
+        here = folder / f"trial-{number}"
+        _, config, policy = run_method(name, values, here)
+        tried.append((_dev_success(here), here, config, policy))
+    _, here, config, policy = max(tried, key=lambda item: item[0])
+    if row != "best_of_n":
+        play_final(here, config, policy, read_json(here / "chosen.json")["label"], budget)
+    write_json(folder / "chosen.json", {"trial": here.name, "tried": [str(item[1].name) for item in tried]})
+
+
+def _iterations(name: str, budget: Budget) -> dict[str, Any]:
+    return {"iterations": budget.iterations} if name in ("icto", "eto", "ipr") else {}
+
+
+def _dev_success(folder: Path) -> float:
+    label = read_json(folder / "chosen.json")["label"] if (folder / "chosen.json").exists() else "sft"
+    return read_json(folder / "evaluation" / label / "dev" / "metrics.json")["metrics"]["success_rate"]["value"]
+
+
+# ---- the table ----------------------------------------------------------------------------------
+def collect(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every finished row, and the names of those that are not."""
+    rows, missing = [], []
+    for row in ("sft", *budget.methods):
+        here = folder / row
+        if row != "sft":
+            chosen = here / "chosen.json"
+            here = here / (read_json(chosen)["trial"] if chosen.exists() else "trial-0")
+        done = here / "finished.json"
+        bound = row == "best_of_n" and (here / "budget.json").exists()
+        if not done.exists() and not bound:
+            missing.append(row)
+            continue
+        label = read_json(done)["label"] if done.exists() else "best-of-10"
+        rows.append(_row(row, label, here, folder / "sft"))
+    return rows, missing
+
+
+def _row(row: str, label: str, here: Path, clone: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"method": row, "policy": label, "splits": {}, "versus_sft": {}, "cost": _cost(here)}
+    for split in SPLITS:
+        path = here / "evaluation" / label / split
+        if not (path / "metrics.json").exists():
+            continue
+        record = read_json(path / "metrics.json")
+        numbers = {name: {k: round(v, 4) for k, v in record["metrics"][name].items()} for name in SHOWN}
+        found["splits"][split] = {**numbers, "tasks_digest": record["manifest_digest"][:12]}
+        if row != "sft":
+            found["versus_sft"][split] = _versus(path, clone / "evaluation" / "sft" / split, row)
+    return found
+
+
+def _versus(path: Path, other: Path, row: str) -> dict[str, Any]:
+    sides = [list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other)]
+    found = {}
+    for metric in ("average_reward", "success_rate"):
+        result = paired_difference(*sides, metric, names=(row, "sft"), force=row == "best_of_n")
+        found[metric] = {
+            "difference": round(result.difference, 4), "low": round(result.low, 4), "high": round(result.high, 4),
+            "n": result.n, "better": result.better,
+        }  # fmt: skip
+    return found
+
+
+def _cost(here: Path) -> dict[str, float]:
+    """Of the row alone, beside the shared clone: exploring and training, without evaluation."""
+    sums = read_json(here / "budget.json")["sums"]
+    keys = ("prompt_tokens", "response_tokens", "trained_tokens", "seconds", "cpu_seconds")
+    return {key: round(sum(sums.get(kind, {}).get(key, 0) for kind in ("play", "training"))) for key in keys}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table for people."""
+    budget = result["budget"]
+    lines = [
+        "# Methods on WebShop mini with SmolLM2-135M", "",
+        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
+        f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training tasks are "
+        f"explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. Intervals: 95 % "
+        "over tasks. Last column of a split: success minus the clone's, paired. Best-of-N is an upper bound, no agent.",
+    ]  # fmt: skip
+    for seed, found in result["results"].items():
+        for split in SPLITS:
+            lines += ["", f"## {split}, seed {seed}", "", "| | reward | success | actions | success − clone |",
+                      "|---|---|---|---|---|"]  # fmt: skip
+            lines += [_line(row, split) for row in found["rows"] if split in row["splits"]]
+        lines += ["", f"## cost beside evaluation, seed {seed}", "",
+                  "| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]  # fmt: skip
+        for row in found["rows"]:
+            cost = row["cost"]
+            figures = [cost[key] for key in ("response_tokens", "trained_tokens", "seconds", "cpu_seconds")]
+            lines.append(f"| {row['method']} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
+        if found["missing"]:
+            lines += ["", f"Not finished, so not in the tables: {', '.join(found['missing'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: dict[str, Any], split: str) -> str:
+    cells = [
+        row["method"] + ("" if row["policy"] != "sft" or row["method"] == "sft" else " (the clone was best on dev)")
+    ]
+    for name in SHOWN:
+        value = row["splits"][split][name]
+        cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+    against = row["versus_sft"].get(split, {}).get("success_rate")
+    cells.append(f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]" if against else "")
+    return "| " + " | ".join(cells) + " |"
+
+
+def write_tables(name: str, seeds: list[int], folder: Path, results: Path) -> str:
+    """Write ``methods.json`` and ``methods.md`` from what is finished; returns the latter."""
+    budget, found = BUDGETS[name], {}
+    for seed in seeds:
+        rows, missing = collect(folder / f"{name}-seed-{seed}", budget)
+        found[str(seed)] = {"rows": rows, "missing": missing}
+    result = {"name": name, "seeds": seeds, "budget": asdict(budget), "results": found}
+    write_json(results / "methods.json", result)
+    write_text(results / "methods.md", text := markdown(result))
+    return text
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", choices=list(BUDGETS), default="small")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--model", default=None, help="another model's name or folder")
+    parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if options.model:
+        COMMON["model"]["name"] = options.model
+    budget = BUDGETS[options.budget]
+    for seed in [] if options.table else options.seeds:
+        here = options.folder / f"{options.budget}-seed-{seed}"
+        start = shared_clone(here / "sft", budget, seed)
+        for row in budget.methods:
+            run_row(row, here / row, start, budget, seed)
+            write_tables(options.budget, options.seeds, options.folder, options.results)
+    print(write_tables(options.budget, options.seeds, options.folder, options.results))
+
+
+if __name__ == "__main__":
+    main()
