@@ -5,10 +5,10 @@
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
 
 Every method starts from the same clone and the same demonstrations, explores the same training tasks, and has the same
-number of settings to try and of looks at dev; the best on dev (the clone itself included) is asked test and ood once. Two
-controls stand beside them: rejection sampling, and cloning on more demonstrations. Differences to the clone are paired
-bootstraps over tasks. Each method is a run folder: kill this at any point, and the same command goes on. Rows that are not
-finished are left out of the table and named.
+number of settings to try; the best on dev (the clone itself included) is asked test and ood once. Two controls stand
+beside them: rejection sampling, and cloning on more demonstrations. Differences to the clone are paired bootstraps over
+tasks. Each method is a run folder: kill this at any point, and the same command goes on. Rows that are not finished are
+left out of the table and named.
 """
 
 from __future__ import annotations
@@ -132,9 +132,9 @@ def run_method(name: str, values: dict[str, Any], folder: Path) -> tuple[Run, An
 
 
 def play_final(folder: Path, config: Any, policy: Path | None, label: str, budget: Budget) -> None:
-    """Ask test and ood once, with the policy that dev chose."""
+    """Ask test and ood once, with the policy that dev chose; the shared clone has been asked already."""
     with Run(folder) as run:
-        for split, count in (("test", budget.test), ("ood", budget.ood)):
+        for split, count in (("test", budget.test), ("ood", budget.ood)) if policy != config.start else ():
             evaluate_splits(run, policy or config.model, label, config, [split], count)
         write_json(folder / "finished.json", {"label": label})
 
@@ -191,14 +191,15 @@ def collect(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]], list[st
             missing.append(row)
             continue
         label = read_json(done)["label"] if done.exists() else "best-of-10"
-        rows.append(_row(row, label, here, folder / "sft"))
+        played = folder / "sft" if label == "sft" and row != "more_cloning" else here
+        rows.append(_row(row, label, here, played, folder / "sft"))
     return rows, missing
 
 
-def _row(row: str, label: str, here: Path, clone: Path) -> dict[str, Any]:
+def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"method": row, "policy": label, "splits": {}, "versus_sft": {}, "cost": _cost(here)}
     for split in SPLITS:
-        path = here / "evaluation" / label / split
+        path = played / "evaluation" / label / split
         if not (path / "metrics.json").exists():
             continue
         record = read_json(path / "metrics.json")
@@ -234,17 +235,17 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Methods on WebShop mini with SmolLM2-135M", "",
         f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
-        f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training tasks are "
-        f"explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. Intervals: 95 % "
-        "over tasks. Last column of a split: success minus the clone's, paired. Best-of-N is an upper bound, no agent.",
+        f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
+        f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
+        "Intervals: 95 % over tasks. Last column: success minus the clone's, paired. Best-of-N is an upper bound.",
     ]  # fmt: skip
     for seed, found in result["results"].items():
         for split in SPLITS:
             lines += ["", f"## {split}, seed {seed}", "", "| | reward | success | actions | success − clone |",
                       "|---|---|---|---|---|"]  # fmt: skip
             lines += [_line(row, split) for row in found["rows"] if split in row["splits"]]
-        lines += ["", f"## cost beside evaluation, seed {seed}", "",
-                  "| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]  # fmt: skip
+        lines += ["", f"## cost beside evaluation, seed {seed}", ""]
+        lines += ["| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]
         for row in found["rows"]:
             cost = row["cost"]
             figures = [cost[key] for key in ("response_tokens", "trained_tokens", "seconds", "cpu_seconds")]
@@ -255,9 +256,8 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], split: str) -> str:
-    cells = [
-        row["method"] + ("" if row["policy"] != "sft" or row["method"] == "sft" else " (the clone was best on dev)")
-    ]
+    kept = row["policy"] == "sft" and row["method"] not in ("sft", "more_cloning")
+    cells = [row["method"] + (" (the clone was best on dev)" if kept else "")]
     for name in SHOWN:
         value = row["splits"][split][name]
         cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")

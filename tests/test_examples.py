@@ -88,3 +88,12 @@ def test_several_environments_play_at_once(env_id):
 def test_a_reward_model_is_fitted_to_collected_steps(tmp_path):
     found = load("reward_model").main(str(tmp_path / "reward"))
     assert found and all(item.source.startswith("learned") for item in found)
+
+
+def test_a_method_of_ones_own_out_of_parts_of_ones_own_runs(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "custom_method.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mine-1" in done.stdout
+    assert '"judge": "short"' in (tmp_path / "run" / "iteration-01" / "verdicts.jsonl").read_text()
+    assert '"source": "last-step"' in (tmp_path / "run" / "iteration-01" / "step_rewards.jsonl").read_text()

@@ -171,7 +171,7 @@ class Episode:
             if self.trajectory is not None:
                 return
             self._prefix_steps += 1
-            self.step(response)
+            self._step(response)
 
     def _play_prefix(self) -> None:
         """Let the expert play the first part of its path; at least one step is left for the policy."""

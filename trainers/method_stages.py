@@ -31,8 +31,8 @@ from trainers.pairing.prompt import (
     turn_pairs,
     unusable,
 )
-from trainers.policies.players import Player
 from trainers.policies.base import derive_seed
+from trainers.policies.players import Player
 from trainers.policies.prompted import PromptedPolicy, answer_twice
 from trainers.records import StepRewards, append_record, read_records, write_records
 from trainers.rollout import RolloutConfig, play_in_order

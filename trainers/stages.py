@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from icto_gym.errors import DataError
 from icto_gym.files import read_json, write_json
 from icto_gym.store import TrajectoryStore
@@ -34,24 +32,23 @@ from trainers.feedback import (
     reward_targets,
     score_all,
 )
+from trainers.likelihoods import rate
 from trainers.markers import MarkerConfig
 from trainers.pairing import Pairing, make_pairing
 from trainers.policies.players import ActingConfig, Player, Start, named_player, recipe_beside, weights_digest
 from trainers.policies.players import model_player as model_player
 from trainers.records import (
-    Likelihoods,
     PreferencePair,
     StepRewards,
     Verdict,
-    append_record,
     read_records,
     write_records,
 )
 from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
-from trainers.runs import Run, digest, drop_drafts
+from trainers.runs import Run, drop_drafts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
-__all__ = ["ActingConfig", "Player", "Start", "Watch", "model_player", "named_player"]
+__all__ = ["ActingConfig", "Player", "Start", "Watch", "model_player", "named_player", "rate"]
 
 logger = logging.getLogger(__name__)
 
@@ -376,37 +373,6 @@ def _training_facts(run: Run, out: Path) -> dict[str, Any]:
         key: value for line in lines[-1:] for key, value in line.items() if key.startswith(("holdout/", "held_out/"))
     }
     return {**read_json(out / "checkpoint" / "checkpoint.json").get("data", {}), "trained_tokens": tokens, **held}
-
-
-# ---- likelihoods ------------------------------------------------------------------------------
-def rate(out: Path, trajectories: Sequence[Trajectory], start: Start, policy: str, weights: str) -> int:
-    """Have a model say how likely it finds every response; what ``out`` knows already is not asked again.
-
-    Args:
-        out: file of `Likelihoods`; every episode is on disk before the next is read.
-        trajectories: what is rated.
-        start: who rates.
-        policy, weights: its name and digest, for the record.
-
-    Returns:
-        How many trajectories were rated now.
-    """
-    drop_drafts([out])
-    current = {item.trajectory_id: digest(item.to_json()) for item in trajectories}
-    known = [item for item in (read_records(out, Likelihoods) if out.exists() else []) if item.weights == weights]
-    fresh = {item.trajectory_id for item in known if current.get(item.trajectory_id, item.content) == item.content}
-    missing = [item for item in trajectories if item.trajectory_id not in fresh]
-    write_records(out, [item for item in known if item.trajectory_id in fresh])  # what other weights said is dropped
-    if missing:
-        from trainers.evaluation.likelihood import rate_responses
-        from trainers.models.loading import load_model
-
-        loaded = load_model(start)
-        for item in tqdm(
-            rate_responses(missing, loaded, policy=policy, weights=weights), total=len(missing), desc=policy
-        ):
-            append_record(out, item)
-    return len(missing)
 
 
 # ---- records ----------------------------------------------------------------------------------
