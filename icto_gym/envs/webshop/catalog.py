@@ -7,6 +7,7 @@ The original draws prices of ranges and price ceilings from Python's global gene
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 
 from icto_gym.envs.webshop.search import BM25Engine, SearchEngine
 from icto_gym.errors import DataError
+from icto_gym.tasks import content_digest
 
 SHUFFLE_SEED = 233
 NO_CEILING = 1_000_000
@@ -117,6 +119,15 @@ class Catalog:
     """Split -> goal keys, where the data brings its own."""
     _engine: SearchEngine | None = field(default=None, repr=False)
     _codes: Sequence[str] | None = field(default=None, repr=False)
+    _digests: Mapping[str, str] | None = field(default=None, repr=False)
+
+    def task_digest(self, goal: Goal) -> str:
+        """SHA-256 (hex) of a goal and its product: what a result on this task depends on first."""
+        if self._digests is not None:
+            return self._digests[goal.key]
+        product = self.products[goal.asin]
+        facts = (product.title, product.description, product.options, self.prices[goal.asin])
+        return content_digest(*(json.dumps(part, sort_keys=True) for part in (goal.record(), facts)))
 
     @property
     def engine(self) -> SearchEngine:

@@ -79,6 +79,10 @@ class MappedEngine:
         self._known = lru_cache(maxsize=1 << 14)(self._looked_up)
         self._remembered = lru_cache(maxsize=REMEMBERED_QUERIES)(self._codes)
 
+    def close(self) -> None:
+        """Let go of the files; nothing can be searched any more."""
+        self._arrays.close()
+
     def search(self, query: str, k: int) -> list[str]:
         """The codes of the best ``k`` products that share a term with the query, best first."""
         if len(query) > LONGEST_REMEMBERED:
@@ -267,6 +271,13 @@ class MappedArrays:
         right = frequencies.astype(np.int64)
         right[where] = self.capped[np.searchsorted(self.capped[:, 0], places[where]), 1]
         return right
+
+    def close(self) -> None:
+        """Unmap everything."""
+        for name in FILES:
+            delattr(self, name)  # a map cannot be closed while an array looks into it
+        for mapped in self._maps:
+            mapped.close()
 
     def give_back(self) -> None:
         """Unmap pages when many were read: they stay in the system's cache, out of this process's account."""

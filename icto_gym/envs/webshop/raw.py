@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.envs.webshop.catalog import Catalog, build_catalog
-from icto_gym.envs.webshop.store import MANIFEST, file_stamp, is_built, read_manifest, stored_catalog
+from icto_gym.envs.webshop.store import stored_catalog
+from icto_gym.envs.webshop.store_manifest import MANIFEST, file_stamp, is_built, read_manifest
 from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.files import iter_json_array, read_json
 

@@ -18,46 +18,14 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from icto_gym.envs.webshop.catalog import Catalog, Product, human_goals, shuffled, synthetic_goals
+from icto_gym.envs.webshop.catalog import Catalog, Goal, Product, human_goals, shuffled, synthetic_goals
 from icto_gym.envs.webshop.mapped import MappedEngine
+from icto_gym.envs.webshop.store_goals import READY, ready_goals, ready_prices
+from icto_gym.envs.webshop.store_manifest import DATABASE, PRICING, read_manifest
 from icto_gym.errors import DataError
-from icto_gym.files import read_json
 
-FORMAT = 1
-MANIFEST, DATABASE = "catalog.json", "catalog.sqlite"
 KEPT_PRODUCTS = 2048
 V = TypeVar("V")
-
-
-def is_built(folder: Path) -> bool:
-    """Whether a finished catalogue lies there."""
-    return (folder / MANIFEST).is_file()
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the build wrote last: counts, digest, raw files, sizes of all files.
-
-    Raises:
-        DataError: it cannot be read, is of another format, or a file is missing or has another size.
-    """
-    manifest = read_json(folder / MANIFEST)
-    again = "Build it again with: icto data webshop FOLDER-WITH-THE-RAW-FILES"
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise DataError(f"{folder / MANIFEST}: format {found!r}; this version reads format {FORMAT}. {again}")
-    for name, size in manifest["files"].items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
-            raise DataError(f"{path} {what}; the catalogue was damaged or copied in part. {again}")
-    return manifest
-
-
-def file_stamp(path: Path) -> dict[str, Any]:
-    """What tells whether a raw file has changed: name, size in bytes, time of its last change in ns."""
-    found = path.stat()
-    return {"name": path.name, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
 class Database:
@@ -73,6 +41,12 @@ class Database:
             self._local.connection = sqlite3.connect(f"{self._path.as_uri()}?immutable=1", uri=True)
             self._local.process = os.getpid()
         return self._local.connection
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        if getattr(self._local, "process", None) == os.getpid():
+            self._local.connection.close()
+            self._local.process = None
 
     def rows(self, question: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Rows of an answer.
@@ -203,18 +177,23 @@ class Wishes(Mapping[str, Any]):
 class Store:
     """An opened catalogue; any number of `Catalog` share it.
 
-    Raises:
-        DataError: see `read_manifest`.
+    Args:
+        folder: of the catalogue.
+        products: how many it holds.
+        filled: how many of them hold a term.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, products: int, filled: int) -> None:
         self.folder = folder
-        self.manifest = read_manifest(folder)
         self.database = Database(folder)
-        size = int(self.manifest["products"])
-        self.engine = MappedEngine(folder, size, int(self.manifest["filled"]), self.database)
-        self.codes = Codes(self.engine, size)
+        self.engine = MappedEngine(folder, products, filled, self.database)
+        self.codes = Codes(self.engine, products)
         self.found = lru_cache(maxsize=KEPT_PRODUCTS)(self._find)
+
+    def close(self) -> None:
+        """Let go of all files; for a build, which moves them."""
+        self.engine.close()
+        self.database.close()
 
     def _find(self, asin: str) -> tuple[int, Product] | None:
         row = self.database.row("SELECT position, record FROM products WHERE asin = ?", to_bytes(asin))
@@ -226,17 +205,24 @@ class Store:
         return tuple(self.engine.code_at(row[0]) for row in self.database.rows(question, to_bytes(text)))
 
     def catalog(self, goals: str, catalog_seed: int) -> StoredCatalog:
-        """The shop with prices and goals drawn anew, exactly as `build_catalog` draws them."""
+        """The shop with prices and goals exactly as `build_catalog` draws them."""
+        if (goals, catalog_seed) == READY:
+            found, digests = ready_goals(self.folder)
+            return StoredCatalog(self, Prices(self, ready_prices(self.folder)), found, digests)
+        return self.drawn(goals, catalog_seed)[0]
+
+    def drawn(self, goals: str, catalog_seed: int) -> tuple[StoredCatalog, np.ndarray]:
+        """Draw the shop's goals and prices; the prices also in catalogue order."""
         draw = random.Random(catalog_seed)
-        prices = Prices(self, self._drawn_prices(draw))
-        products = Products(self)
+        drawn = self._drawn_prices(draw)
+        prices, products = Prices(self, drawn), Products(self)
         names = [f"{self.folder / DATABASE} ({name})" for name in ("instructions", "attributes")]
         if goals == "human":
             written = self._written()
             found = human_goals({asin: products[asin] for asin in written}, prices, written, names[0], draw)
         else:
             found = synthetic_goals(products, prices, Wishes(self.database), names[1], draw)
-        return StoredCatalog(products, prices, shuffled(found), _engine=self.engine, _codes=self.codes, store=self)
+        return StoredCatalog(self, prices, shuffled(found)), drawn
 
     def _written(self) -> dict[str, Any]:
         """Code -> human instructions, in catalogue order."""
@@ -245,7 +231,7 @@ class Store:
 
     def _drawn_prices(self, draw: random.Random) -> np.ndarray:
         """One price per product, in catalogue order: those of ranges take the generator's next numbers in turn."""
-        low, high = np.fromfile(self.folder / "pricing.bin", dtype=np.float64).reshape(2, -1)
+        low, high = np.fromfile(self.folder / PRICING, dtype=np.float64).reshape(2, -1)
         ranges = np.flatnonzero(~np.isnan(high))
         version, state, gauss = draw.getstate()
         twin = np.random.RandomState()  # the same generator, drawn from in bulk
@@ -260,8 +246,12 @@ class Store:
 class StoredCatalog(Catalog):
     """A `Catalog` whose products stay on disk."""
 
-    def __init__(self, *parts: Any, store: Store, **others: Any) -> None:
-        super().__init__(*parts, **others)
+    def __init__(
+        self, store: Store, prices: Prices, goals: list[Goal], digests: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(
+            Products(store), prices, goals, _engine=store.engine, _codes=store.codes, _digests=digests
+        )  # fmt: skip
         self._store = store
 
     def with_category(self, category: str) -> tuple[str, ...]:
@@ -273,8 +263,13 @@ class StoredCatalog(Catalog):
 
 @lru_cache(maxsize=4)
 def opened(folder: str, stamp: int) -> Store:
-    """The catalogue of a folder, opened once per process; ``stamp`` tells a new build from an old one."""
-    return Store(Path(folder))
+    """The catalogue of a folder, opened once per process; ``stamp`` tells a new build from an old one.
+
+    Raises:
+        DataError: see `read_manifest`.
+    """
+    manifest = read_manifest(Path(folder))
+    return Store(Path(folder), manifest["products"], manifest["filled"])
 
 
 @lru_cache(maxsize=4)

@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,8 @@ import numpy as np
 
 from icto_gym.envs.webshop.catalog import read_product
 from icto_gym.envs.webshop.index_build import Run, merge_runs
-from icto_gym.envs.webshop.mapped import FILES
 from icto_gym.envs.webshop.raw import default_build, raw_files
-from icto_gym.envs.webshop.store import (
-    DATABASE,
-    MANIFEST,
-    file_stamp,
-    is_built,
-    packed,
-    read_manifest,
-    to_bytes,
-)
+from icto_gym.envs.webshop.store import Store, packed, to_bytes
 from icto_gym.envs.webshop.store_files import (
     building,
     clear_errors,
@@ -42,7 +34,18 @@ from icto_gym.envs.webshop.store_files import (
     progress_of,
     sync,
 )
+from icto_gym.envs.webshop.store_goals import READY, write_ready
 from icto_gym.envs.webshop.store_inputs import BuildConfig, identity_of, sound_instructions
+from icto_gym.envs.webshop.store_manifest import (
+    DATABASE,
+    FAULTS,
+    KEPT,
+    MANIFEST,
+    PRICING,
+    file_stamp,
+    is_built,
+    read_manifest,
+)
 from icto_gym.envs.webshop.stream import Place, Record, iter_records
 from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.files import write_json
@@ -54,7 +57,6 @@ RUN_PRODUCTS, RUN_POSTINGS = 50_000, 6_000_000
 """A run ends, and with it a transaction, after so many records or postings."""
 LONGEST_TITLE = 10_000
 """Letters. A longer title is a fault: every result page would carry it."""
-FAULTS = "faults.jsonl"
 SHOWN_FAULTS = 20
 _ROOM = 1.6
 """Disk that a build needs, in sizes of the products' file."""
@@ -82,26 +84,36 @@ def build(folder: Path, config: BuildConfig | None = None) -> dict[str, Any]:
     out = config.out or default_build(folder, config.num_products)
     if out.exists() and not is_built(out) and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is no catalogue; name another folder with --out.")
-    with clear_errors(out), locked(out):
+    with clear_errors(out):
         identity = identity_of(files, config)
-        if is_built(out) and _is_same(out, identity):
+        found = _equal(out, identity)
+        if found is not None and found["raw"] == identity["raw"]:  # nothing to write: the folder may be read-only
             logger.info("%s is up to date", out)
-            return read_manifest(out)
-        return _Build(files, out, identity).run()
+            return found
+        with locked(out):
+            return (found and _renewed(out, identity)) or _Build(files, out, identity).run()
 
 
-def _is_same(out: Path, identity: Mapping[str, Any]) -> bool:
+def _equal(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a whole catalogue of the same data, if one lies there."""
+    if not is_built(out):
+        return None
     try:
         manifest = read_manifest(out)
     except DataError as error:
         logger.warning("%s", error)
-        return False
+        return None
     names = ("sums", "num_products") if not manifest["faults"] else ("sums", "num_products", "on_fault")
-    if any(manifest[name] != identity[name] for name in names):
-        return False
-    if manifest["raw"] != identity["raw"]:  # touched or copied, but equal
-        write_json(out / MANIFEST, {**manifest, "raw": identity["raw"]})
-    return True
+    return manifest if all(manifest[name] == identity[name] for name in names) else None
+
+
+def _renewed(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`_equal`, with the dates of raw files that were touched or copied."""
+    manifest = _equal(out, identity)
+    if manifest is not None and manifest["raw"] != identity["raw"]:
+        manifest |= {"raw": identity["raw"]}
+        write_json(out / MANIFEST, manifest)
+    return manifest
 
 
 class _Build:
@@ -307,23 +319,24 @@ class _Build:
             prices[0, position] = low
             if high is not None:
                 prices[1, position] = high
-        prices.tofile(self._folder / "pricing.bin")
+        prices.tofile(self._folder / PRICING)
 
     def _publish(self, facts: dict[str, Any], faults: list[tuple[Any, ...]]) -> dict[str, Any]:
         """Tidy up, write the manifest, and take the name."""
         if [file_stamp(path) for path in (self._items, self._ins, self._human)] != self._identity["raw"]:
             raise DataError(f"The raw files in {self._items.parent} changed while they were read; build again.")
-        kept = [DATABASE, "pricing.bin", FAULTS, *(f"{name}.bin" for name in FILES)]
+        with closing(Store(self._folder, facts["products"], facts["filled"])) as store:
+            write_ready(self._folder, *store.drawn(*READY))
         for entry in self._folder.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name not in (*kept, "state.json", "lock"):
+            elif entry.name not in (*KEPT, "state.json", "lock"):
                 entry.unlink()
-        for name in kept:
+        for name in KEPT:
             sync(self._folder / name)
         manifest = {
             **self._identity, **facts, "faults": len(faults), "digest": self._digest(faults),
-            "files": {name: (self._folder / name).stat().st_size for name in kept},
+            "files": {name: (self._folder / name).stat().st_size for name in KEPT},
         }  # fmt: skip
         write_json(self._folder / MANIFEST, manifest)
         sync(self._folder)

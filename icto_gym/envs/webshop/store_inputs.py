@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.envs.webshop.catalog import human_goals
-from icto_gym.envs.webshop.store import FORMAT, file_stamp
 from icto_gym.envs.webshop.store_files import progress_bar
+from icto_gym.envs.webshop.store_manifest import FORMAT, file_stamp
 from icto_gym.envs.webshop.stream import Record
 from icto_gym.errors import DataError
 

@@ -6,7 +6,6 @@ set, the rest is for training. The built-in data brings its own splits.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -14,7 +13,7 @@ from functools import lru_cache
 from icto_gym.envs.webshop.catalog import Catalog, Goal
 from icto_gym.envs.webshop.raw import id_prefix, load_catalog
 from icto_gym.errors import InvalidTask, check_name
-from icto_gym.tasks import Manifest, Task, content_digest, is_list_path, read_task_list
+from icto_gym.tasks import Manifest, Task, is_list_path, read_task_list
 
 ENV_ID = "icto/WebShop-v0"
 TEST_GOALS, DEV_GOALS = 500, 1000
@@ -36,7 +35,7 @@ class ShopTasks:
         own = catalog.splits is not None
         for split, name, goal in _own_splits(catalog) if own else _published_splits(catalog.goals):
             task_id = f"{prefix}/{name}"
-            task = Task(task_id, split, ENV_ID, goal.category, _digest(goal, catalog))
+            task = Task(task_id, split, ENV_ID, goal.category, catalog.task_digest(goal))
             self._goals[task_id] = goal
             self._splits.setdefault(split, []).append(task)
         self._in_order = [task for tasks in self._splits.values() for task in tasks]
@@ -107,10 +106,3 @@ def _own_splits(catalog: Catalog) -> Iterator[tuple[str, str, Goal]]:
 def _ordered(names: Iterable[str]) -> list[str]:
     known = [name for name in _FIRST_SPLITS if name in names]
     return known + sorted(name for name in names if name not in known)
-
-
-def _digest(goal: Goal, catalog: Catalog) -> str:
-    """The goal and the product it was written for: what a result on this task depends on first."""
-    product = catalog.products[goal.asin]
-    facts = (product.title, product.description, product.options, catalog.prices[goal.asin])
-    return content_digest(*(json.dumps(part, sort_keys=True) for part in (goal.record(), facts)))

@@ -17,9 +17,10 @@ import icto_gym
 from icto_gym.envs.webshop import mapped, raw
 from icto_gym.envs.webshop.catalog import Catalog, build_catalog
 from icto_gym.envs.webshop.mapped import MappedEngine
-from icto_gym.envs.webshop.store import MANIFEST, StoredCatalog, is_built
+from icto_gym.envs.webshop.store import Store, StoredCatalog
 from icto_gym.envs.webshop.store_build import BuildConfig, build
 from icto_gym.envs.webshop.store_files import building
+from icto_gym.envs.webshop.store_manifest import MANIFEST, is_built, read_manifest
 from icto_gym.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -337,12 +338,12 @@ print("finished")
 """
 POINTS = (
     "_keep_attributes:3", "_take:250", "_end_run:3", "note:3", "merge_runs:1", "_write_pricing:1", "_publish:1",
-    "sync:4", "write_json:1", "sync:12",
+    "write_ready:1", "sync:4", "write_json:1", "sync:14",
 )  # fmt: skip
 
 
 def test_a_build_that_is_killed_anywhere_leaves_nothing_whole_and_goes_on(tmp_path, folder):
-    """One build, killed (-9) at ten points, one after the other; the last run goes on from the last."""
+    """One build, killed (-9) at eleven points, one after the other; the last run goes on from the last."""
     copied = copy_of(folder, tmp_path)
     places = []
     for point in POINTS:
@@ -392,7 +393,12 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written_are_said_clearly(tmp_pa
             build(folder, BuildConfig(out=small / "catalog"))
         assert not is_built(small / "catalog")
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-        assert build(folder, BuildConfig(out=small / "catalog"))["products"] == PRODUCTS
+        manifest = build(folder, BuildConfig(out=small / "catalog"))
+        assert manifest["products"] == PRODUCTS
+        subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+        assert build(folder, BuildConfig(out=small / "catalog")) == manifest  # up to date: nothing is written
+        with pytest.raises(ConfigError, match="name a folder that can be written"):
+            build(folder, BuildConfig(out=small / "catalog", num_products=5))
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
@@ -408,9 +414,40 @@ def test_a_damaged_catalogue_is_refused(tmp_path, folder):
     with pytest.raises(DataError, match=r"docs.bin is missing"):
         raw.load_catalog(str(copied))
     assert build(copied)["products"] == PRODUCTS
-    (copied / "catalog" / MANIFEST).write_text('{"format": 99}')
-    with pytest.raises(DataError, match="format 99; this version reads format"):
+    whole = read_manifest(copied / "catalog")
+    short = {name: value for name, value in whole.items() if name != "digest"}
+    for edited, message in (
+        ({"format": 99}, "format 99; this version reads format"),
+        ([], "format 'list'"),
+        (short, r"catalog.json: the field 'digest' is missing.*Build it again"),
+        ({**whole, "filled": True}, "field 'filled' should be a whole number; found True"),
+        ({**whole, "files": {}}, "field 'files' has no size of catalog.sqlite"),
+    ):
+        (copied / "catalog" / MANIFEST).write_text(json.dumps(edited))
+        with pytest.raises(DataError, match=message):
+            raw.load_catalog(str(copied / "catalog"))
+
+
+def test_damaged_goals_are_refused(tmp_path, folder):
+    copied = copy_of(folder, tmp_path)
+    build(copied)
+    goals = copied / "catalog/goals.json"
+    goals.write_bytes(b"[[1]" + b" " * (goals.stat().st_size - 5) + b"]")
+    with pytest.raises(DataError, match=r"goals.json: .*Build the catalogue again"):
         raw.load_catalog(str(copied / "catalog"))
+
+
+def test_opening_draws_nothing_for_the_default_seed(disk, monkeypatch):
+    """Goals and digests are those that are drawn, and no product is read for them."""
+    drawn, prices = disk._store.drawn("human", 0)
+    read: list[str] = []
+    monkeypatch.setattr(Store, "_find", lambda self, asin: read.append(asin))
+    ready = Store(disk._store.folder, PRODUCTS, PRODUCTS).catalog("human", 0)
+    assert ready.goals == drawn.goals and len(ready.goals) > 100
+    ready_digests = [ready.task_digest(goal) for goal in ready.goals]
+    assert ready.prices._drawn.tolist() == prices.tolist()
+    assert read == []
+    assert ready_digests == [drawn.task_digest(goal) for goal in drawn.goals]
 
 
 def test_other_folders_are_never_overwritten(tmp_path, folder):
