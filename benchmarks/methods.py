@@ -2,6 +2,7 @@
 
     python benchmarks/methods.py --budget small --folder runs/methods      # about 40 minutes on two free cores
     python benchmarks/methods.py --budget full --seeds 0 1 2               # about 4 hours a seed
+    python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
 
 Every method starts from the same clone and the same demonstrations, explores the same training tasks, and has the same
@@ -67,10 +68,10 @@ BUDGETS = {
 }  # fmt: skip
 
 COMMON: dict[str, Any] = {
-    "model": {"lora": {"r": 32, "alpha": 64, "last_blocks": 15}},
+    "model": {"lora": {"r": 32, "alpha": 64}},
     "rollout": {"env_id": "icto/WebShop-v0", "brief": True, "batch_size": 32},
     "acting": {"max_new_tokens": 64, "batch_size": 32},
-    "sft": {"learning_rate": 1e-3, "epochs": 1, "batch_size": 4},
+    "sft": {"learning_rate": 1e-3, "epochs": 1, "batch_size": 2},
 }
 _OWN = {"max_expert_share": 0.34, "max_one_sided_share": 0.25}
 _DPO = {"batch_size": 8, "epochs": 1, "probe_every": 4, "probe_at_start": True}
@@ -285,6 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--model", default=None, help="another model's name or folder")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these methods, beside other processes")
     parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -294,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"
         start = shared_clone(here / "sft", budget, seed)
-        for row in budget.methods:
+        for row in options.rows or budget.methods:
             run_row(row, here / row, start, budget, seed)
             write_tables(options.budget, options.seeds, options.folder, options.results)
     print(write_tables(options.budget, options.seeds, options.folder, options.results))

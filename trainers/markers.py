@@ -34,7 +34,7 @@ class Marker:
             DataError: no message states it.
         """
         for number, message in enumerate(messages):
-            if number >= _FIRST and message.role == "user" and instruction in message.content:
+            if number >= _FIRST and message.role == "user" and instruction.strip() in message.content:
                 return [*messages[:number], self._marked(message), *messages[number + 1 :]]
         raise DataError(
             f"No message states the task {instruction!r:.80}, so the marker {self.text!r:.40} has no place in it."

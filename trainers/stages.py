@@ -267,7 +267,7 @@ def keep_successes(
         write_records(out, [*kept, *others])
         return {"own": len(kept), "others": len(others), **counts}
 
-    inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also, "rules": 2}
+    inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
     run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 

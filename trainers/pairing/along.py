@@ -121,7 +121,8 @@ class _Maker:
         elif agent_wins and lead <= 0:
             return "ties", None  # shorter, but not better, and no step rewards to decide
         chosen, rejected = (attempt, expert) if agent_wins else (expert, attempt)
-        if not usable(chosen, start) or not usable(rejected, start):
+        same = responses(chosen, start) == responses(rejected, start)
+        if same or not usable(chosen, start) or not usable(rejected, start):
             return "nothing trainable", None
         name = "agent won" if agent_wins else "expert won"
         if not start:

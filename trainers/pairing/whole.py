@@ -52,10 +52,10 @@ def against_expert(
 ) -> PairingResult:
     """Pair each attempt with the expert's episode of its task; the higher outcome is chosen.
 
-    There is no shared prefix beyond the task, no margin and no judge (``verdicts`` and ``step_rewards`` are there
-    because
+    There is no shared prefix beyond the task, no margin and no judge (``verdicts`` and ``step_rewards`` are there since
     all pairings are called alike). ``counts`` account for every attempt: ``agent won``, ``expert won``, ``ties``,
-    ``broken``, ``without a demonstration``, ``nothing trainable``; and ``cut``, the rejected sides that were shortened.
+    ``broken``, ``without a demonstration``, ``nothing trainable``, ``identical``; and ``cut``, the rejected sides that
+    were shortened.
     """
     config = config or WholePairingConfig()
     experts: dict[str, Trajectory] = {}
@@ -77,7 +77,7 @@ def against_expert(
     return result
 
 
-_OUTCOMES = ("agent won", "expert won", "ties", "broken", "without a demonstration", "nothing trainable")
+_OUTCOMES = ("agent won", "expert won", "ties", "broken", "without a demonstration", "nothing trainable", "identical")
 
 
 def _pair(
@@ -101,6 +101,9 @@ def _pair(
         counts["cut"] += len(responses(attempt)) > limit
     if not usable(chosen) or not rejected.steps:
         counts["nothing trainable"] += 1
+        return None
+    if responses(chosen) == responses(rejected)[:limit]:  # where the expert counts as more than it reached
+        counts["identical"] += 1
         return None
     counts["agent won" if lead > 0 else "expert won"] += 1
     return whole_pair(chosen, rejected, abs(lead), limit)

@@ -117,6 +117,17 @@ def test_step_rewards_may_come_from_a_reward_model(tmp_path):
     assert len(rewards) == 4 + 4  # explored and demonstrated
 
 
+def test_step_rewards_may_be_sampled_by_playing_on(tmp_path):
+    run, _ = icto(tmp_path, step_rewards={"source": "monte_carlo"}, monte_carlo={"samples": 1})
+    here = run.iteration(1)
+    rewards = {item.trajectory_id: item for item in read_records(here / "step_rewards.jsonl", StepRewards)}
+    assert {item.source for item in rewards.values()} == {"monte_carlo:increment"}
+    for episode in TrajectoryStore(run.path("demonstrations.jsonl")):
+        assert sum(rewards[episode.trajectory_id].rewards) == pytest.approx(episode.score)
+    played = list(TrajectoryStore(here / "continuations" / "demonstrations.jsonl"))
+    assert len(played) == 4 and all(item.extra["prefix_steps"] == 1 for item in played)
+
+
 def test_an_iteration_without_pairs_leaves_the_policy_as_it_is(tmp_path, caplog):
     run, checkpoint = icto(tmp_path, pairing={"use_expert": False})
     assert checkpoint == run.path("sft", "checkpoint")

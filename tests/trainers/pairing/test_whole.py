@@ -37,6 +37,11 @@ def test_the_expert_may_count_as_a_full_success():
     assert pair.margin == pytest.approx(0.2)
 
 
+def test_an_attempt_that_repeats_the_expert_word_for_word_teaches_nothing():
+    again = play(["search", "open a", "buy"], [0, 0, 0.8])
+    assert made(again, expert_score=1.0) == ([], {"identical": 1})
+
+
 def test_broken_attempts_and_tasks_without_a_demonstration_are_counted():
     _, counts = made(play(["search"], error="out of context"), play(["buy"], task="t/2"), play([]))
     assert counts == {"broken": 1, "without a demonstration": 1, "nothing trainable": 1}
