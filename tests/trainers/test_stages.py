@@ -161,7 +161,7 @@ def test_successes_are_kept_for_imitation_with_the_demonstrations(run):
     assert len(TrajectoryStore(kept)) == len(own) + 12
 
 
-def test_a_probe_plays_dev_tasks_and_gives_three_numbers():
+def test_a_probe_plays_dev_tasks_and_says_how_it_went_and_why_episodes_failed():
     from contextlib import contextmanager
 
     @contextmanager
@@ -172,4 +172,7 @@ def test_a_probe_plays_dev_tasks_and_gives_three_numbers():
     assert probe(10, "expert", None) == {
         "dev/success_rate": 1.0, "dev/average_reward": 1.0, "dev/invalid_action_share": 0.0,
     }  # fmt: skip
+    found = probe(10, "random", None)
+    failures = [share for name, share in found.items() if name.startswith("failures/")]
+    assert failures and sum(failures) + found["dev/success_rate"] == pytest.approx(1.0)
     assert make_probe(ENVIRONMENT, ProbeConfig(tasks=0), playing) is None

@@ -15,6 +15,7 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.tasks import Manifest, Task
 from icto_gym.trajectory import Trajectory
 from trainers.config import to_mapping
+from trainers.evaluation.failures import count_causes
 from trainers.evaluation.metrics import HIGHER_IS_BETTER, Scoring
 from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
 from trainers.evaluation.result import Result, make_rows, numbers_of
@@ -223,10 +224,12 @@ def make_probe(
 
 
 def probe_numbers(trajectories: list[Trajectory]) -> dict[str, float]:
-    """Success rate, average reward and share of invalid actions of a few episodes."""
-    steps = [step for trajectory in trajectories for step in trajectory.steps]
+    """Success rate, average reward and share of invalid actions of a few episodes, and the share of each failure."""
+    steps, episodes = [step for trajectory in trajectories for step in trajectory.steps], max(len(trajectories), 1)
+    causes = count_causes(trajectories)
     return {
-        "dev/success_rate": sum(trajectory.success for trajectory in trajectories) / max(len(trajectories), 1),
-        "dev/average_reward": sum(trajectory.score for trajectory in trajectories) / max(len(trajectories), 1),
+        "dev/success_rate": sum(trajectory.success for trajectory in trajectories) / episodes,
+        "dev/average_reward": sum(trajectory.score for trajectory in trajectories) / episodes,
         "dev/invalid_action_share": sum(not step.valid for step in steps) / max(len(steps), 1),
+        **{f"failures/{cause}": count / episodes for cause, count in causes.items() if cause != "success"},
     }
