@@ -71,3 +71,19 @@ def test_a_record_gives_back_what_was_written():
     config = MarkerConfig("suffix", (1.0,), ("well done", "badly done"))
     assert recorded_markers({"markers": config.to_dict()}) == config
     assert recorded_markers({}) is None
+
+
+@pytest.mark.parametrize("env_id", ["icto/WebShop-v0", "icto/ALFWorld-v0", "icto_gym.testing:Scripted-v0"])
+@pytest.mark.parametrize("brief", [False, True])
+def test_every_benchmark_states_its_task_where_the_marker_looks_for_it(env_id, brief):
+    import gymnasium as gym
+
+    import icto_gym  # noqa: F401  (registers)
+    from icto_gym.wrappers import BriefObservation, ReAct
+
+    env = gym.make(env_id, disable_env_checker=True)
+    env = ReAct(BriefObservation(env) if brief else env)
+    _, info = env.reset(seed=0)
+    marked = Marker("[Good]", "prefix").apply(info["messages"], info["instruction"])
+    assert marked[2].content.startswith("[Good] ") and len(marked) == len(info["messages"])
+    env.close()

@@ -1,0 +1,60 @@
+"""The comparison of methods: every row's settings are legal, and the table names what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from icto_gym.files import read_json, write_json
+from trainers.config import from_mapping, merged
+from trainers.methods import find_method
+from trainers.presets import fit_to, preset_values
+
+FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "methods.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    import sys
+
+    spec = importlib.util.spec_from_file_location("methods_benchmark", FILE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
+    budget = benchmark.BUDGETS["full"]
+    for row, (name, own, grid) in benchmark.ROWS.items():
+        config_class = find_method(name).config_class
+        preset = preset_values("smollm2-cpu", fit_to(name, config_class))
+        common = benchmark.settings(budget, 0)
+        common = {key: value for key, value in common.items() if key in config_class.__dataclass_fields__}
+        for trial in grid:
+            config = from_mapping(config_class, merged(merged(merged(preset, common), own), trial), row)
+            assert config.evaluation.choose == "best" and config.rollout.max_tasks == budget.tasks
+    assert set(benchmark.ROWS) == set(budget.methods)
+
+
+def test_rows_have_the_same_number_of_settings_to_try(benchmark):
+    counts = {row: len(grid) for row, (_, _, grid) in benchmark.ROWS.items() if row != "best_of_n"}
+    assert set(counts.values()) == {2}
+
+
+def test_the_table_is_written_from_what_is_finished_and_names_the_rest(benchmark, tmp_path, capsys):
+    clone = tmp_path / "tiny-seed-0" / "sft"
+    for split in benchmark.SPLITS:
+        metrics = {name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 2} for name in benchmark.SHOWN}
+        write_json(
+            clone / "evaluation" / "sft" / split / "metrics.json", {"metrics": metrics, "manifest_digest": "d" * 64}
+        )
+    write_json(clone / "budget.json", {"stages": {}, "sums": {"training": {"trained_tokens": 7, "cpu_seconds": 1.5}}})
+    write_json(clone / "finished.json", {"label": "sft"})
+    benchmark.main(["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")])
+    text = capsys.readouterr().out
+    assert "| sft | 0.500 [0.400, 0.600] |" in text and "Not finished, so not in the tables: icto, rft." in text
+    found = read_json(tmp_path / "results" / "methods.json")["results"]["0"]
+    assert found["missing"] == ["icto", "rft"] and found["rows"][0]["cost"]["trained_tokens"] == 7
