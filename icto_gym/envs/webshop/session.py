@@ -223,9 +223,9 @@ class Shop:
 
     def _hits(self, keywords: tuple[str, ...], draws: int, seed: int | str) -> tuple[str, ...] | None:
         """Codes found; None where the original breaks."""
-        products = self.catalog.products
         if keywords[0] == "<r>":
-            return drawn_products(self.catalog.codes, draws, seed) if len(products) >= SEARCH_DEPTH else None
+            codes = self.catalog.codes
+            return drawn_products(codes, draws, seed) if len(codes) >= SEARCH_DEPTH else None
         if keywords[0] == "<a>":
             return None
         if keywords[0] == "<c>":
@@ -234,7 +234,10 @@ class Shop:
             return self.catalog.with_category(keywords[1].strip())
         if keywords[0] == "<q>":
             return self.catalog.with_query(" ".join(keywords[1:]).strip())
-        return tuple(asin for asin in self.engine.search(" ".join(keywords), SEARCH_DEPTH) if asin in products)
+        found = self.engine.search(" ".join(keywords), SEARCH_DEPTH)
+        if self._engine is None:
+            return tuple(found)
+        return tuple(asin for asin in found if asin in self.catalog.products)  # another's engine may know others
 
 
 def drawn_products(codes: Sequence[str], draws: int, seed: int | str) -> tuple[str, ...]:
