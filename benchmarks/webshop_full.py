@@ -62,7 +62,8 @@ def play(folder: str, mode: str = "") -> dict[str, Any]:
     Args:
         folder: the shop's data.
         mode: ``"stay"`` plays the same, but lives until standard input ends; ``"cold"`` plays no episodes;
-            ``"tagger"`` plays only episodes, with the real noun tagger.
+            ``"seed"`` only opens, with a ``catalog_seed`` whose goals are drawn anew; ``"tagger"`` plays only
+            episodes, with the real noun tagger.
     """
     import gymnasium as gym
 
@@ -70,11 +71,14 @@ def play(folder: str, mode: str = "") -> dict[str, Any]:
 
     imported = memory()
     wall, cpu = time.perf_counter(), time.process_time()
-    env = gym.make("icto/WebShop-v0", data=folder, nouns=None if mode == "tagger" else str.split)
+    nouns, seed = None if mode == "tagger" else str.split, 1 if mode == "seed" else 0
+    env = gym.make("icto/WebShop-v0", data=folder, nouns=nouns, catalog_seed=seed)
     env.reset(seed=0)
     opened: dict[str, Any] = {
         "open_seconds": round(time.perf_counter() - wall, 2), "open_cpu_seconds": round(time.process_time() - cpu, 3)
     }  # fmt: skip
+    if mode == "seed":
+        return opened
     if mode == "tagger":
         from icto_gym.envs.webshop.nouns import tagged_nouns
 
@@ -194,6 +198,7 @@ def measure(folder: Path, products: int) -> dict[str, Any]:
     uncached(catalog)
     result["cold"] = in_process("play", str(catalog), "cold")
     result["first"] = in_process("play", str(catalog))
+    result["another_seed"] = in_process("play", str(catalog), "seed")
     result["further"] = further(catalog)
     with tempfile.TemporaryDirectory() as cache:  # where titles are remembered
         tagged = [in_process("play", str(catalog), "tagger", ICTO_CACHE=cache) for _ in range(2)]

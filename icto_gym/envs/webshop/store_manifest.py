@@ -11,6 +11,7 @@ from icto_gym.errors import DataError
 from icto_gym.files import read_json
 
 FORMAT = 2
+"""Counts up whenever files change, or the drawing or digesting of goals: they are kept in the catalogue."""
 MANIFEST, DATABASE, FAULTS = "catalog.json", "catalog.sqlite", "faults.jsonl"
 PRICING, PRICES, GOALS = "pricing.bin", "prices.bin", "goals.json"
 KEPT = (DATABASE, PRICING, PRICES, GOALS, FAULTS, *(f"{name}.bin" for name in FILES))
@@ -48,6 +49,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if found != size:
             what = "is missing" if found is None else f"has {found:,} bytes instead of {size:,}"
             raise DataError(f"{path} {what}; the catalogue was damaged or copied in part. {_AGAIN}")
+    priced = manifest["files"][PRICES] / 8
+    if manifest["products"] != priced:
+        what = f"field 'products' is {manifest['products']}, but {PRICES} holds {priced:g} prices"
+        raise DataError(f"{folder / MANIFEST}: {what}; was the file edited? {_AGAIN}")
     return manifest
 
 

@@ -421,6 +421,7 @@ def test_a_damaged_catalogue_is_refused(tmp_path, folder):
         ([], "format 'list'"),
         (short, r"catalog.json: the field 'digest' is missing.*Build it again"),
         ({**whole, "filled": True}, "field 'filled' should be a whole number; found True"),
+        ({**whole, "products": 5}, f"'products' is 5, but prices.bin holds {PRODUCTS} prices"),
         ({**whole, "files": {}}, "field 'files' has no size of catalog.sqlite"),
     ):
         (copied / "catalog" / MANIFEST).write_text(json.dumps(edited))
