@@ -7,6 +7,7 @@ same files, and prices, ceilings and goals are drawn in the same order, so a tas
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import sqlite3
@@ -25,6 +26,9 @@ from icto_gym.envs.webshop.store_manifest import DATABASE, PRICING, read_manifes
 from icto_gym.errors import DataError
 
 KEPT_PRODUCTS = 2048
+MANY_SYNTHETIC = 100_000
+"""Products from which on synthetic goals are warned of."""
+logger = logging.getLogger(__name__)
 V = TypeVar("V")
 
 
@@ -221,6 +225,11 @@ class Store:
             written = self._written()
             found = human_goals({asin: products[asin] for asin in written}, prices, written, names[0], draw)
         else:
+            if len(self.codes) > MANY_SYNTHETIC:
+                logger.warning(
+                    "synthetic goals are all made in memory, some seven for each of %s's %s products: this takes "
+                    "minutes and gigabytes; goals='human' opens at once", self.folder, f"{len(self.codes):,}",
+                )  # fmt: skip
             found = synthetic_goals(products, prices, Wishes(self.database), names[1], draw)
         return StoredCatalog(self, prices, shuffled(found)), drawn
 

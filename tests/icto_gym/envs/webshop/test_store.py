@@ -14,7 +14,7 @@ import gymnasium as gym
 import pytest
 
 import icto_gym
-from icto_gym.envs.webshop import mapped, raw
+from icto_gym.envs.webshop import mapped, raw, store
 from icto_gym.envs.webshop.catalog import Catalog, build_catalog
 from icto_gym.envs.webshop.mapped import MappedEngine
 from icto_gym.envs.webshop.store import Store, StoredCatalog
@@ -436,6 +436,12 @@ def test_damaged_goals_are_refused(tmp_path, folder):
     goals.write_bytes(b"[[1]" + b" " * (goals.stat().st_size - 5) + b"]")
     with pytest.raises(DataError, match=r"goals.json: .*Build the catalogue again"):
         raw.load_catalog(str(copied / "catalog"))
+
+
+def test_synthetic_goals_of_a_large_shop_are_warned_of(disk, monkeypatch, caplog):
+    monkeypatch.setattr(store, "MANY_SYNTHETIC", PRODUCTS - 1)
+    assert disk._store.catalog("synthetic", 0).goals
+    assert f"{PRODUCTS} products: this takes minutes" in caplog.text
 
 
 def test_opening_draws_nothing_for_the_default_seed(disk, monkeypatch):
