@@ -8,18 +8,24 @@ conversation, so each conversation gets exactly the numbers it would get alone. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention as _sdpa
 
-from trainers.models.attention import fused_kernel_fits, span_attention
+from trainers.models.attention import Span, explicit_attention, fused_kernel_fits, span_attention
 
 MIN_SHARED = 16  # shorter stretches in common are encoded twice: each segment costs a call per layer
 IMPLEMENTATION = "icto_segments"
+# What Transformers hands to attention: what is done here, and what has no bearing on it.
+_HARMLESS = {"scaling", "dropout", "sliding_window", "softcap", "s_aux", "is_causal"} | {
+    "position_ids", "cache_position", "past_key_values", "use_cache", "output_attentions", "output_hidden_states",
+    "output_router_logits", "return_dict", "logits_to_keep",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,10 @@ class SegmentMap:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = list(segments)
         self.spans = [((segment.start, segment.end), segment.ancestors) for segment in segments]
+        self.longest = max(sum(end - start for start, end in (own, *above)) for own, above in self.spans)
+        """Tokens of the longest conversation."""
+        self.windows: set[int] = set()
+        """Sliding windows that layers have asked for, for the check before training."""
 
     def dense_mask(self) -> Tensor:
         """The whole row's mask, (T, T), True where a query (row) sees a key (column)."""
@@ -140,10 +150,11 @@ class SegmentMap:
 def segment_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention over a packed row, in the form Transformers calls; without a ``segment_map`` plain SDPA.
+    """Attention over a packed row, in the form Transformers calls; without a ``segment_map`` over plain rows.
 
     Each segment attends to its ancestors and to itself, so the cost is that of the branches, not the square of the row.
-    The map comes as an argument and nothing is kept between calls: activation checkpointing may call again.
+    The map comes as an argument and no state of a call is kept: activation checkpointing may call again. Sliding
+    windows, capped scores and attention sinks are those the layer asks for.
 
     Args:
         module: the attention layer.
@@ -151,48 +162,105 @@ def segment_attention(
         key: (1, H_kv, T, D).
         value: (1, H_kv, T, D).
         attention_mask: used only without a map.
-        **options: ``segment_map`` and what Transformers passes (``scaling``, ``dropout``).
+        **options: ``segment_map`` and what Transformers passes (``scaling``, ``dropout``, ``sliding_window``,
+            ``softcap``, ``s_aux``).
+
+    Raises:
+        ValueError: if the layer asks for something that is not known here.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     segment_map: SegmentMap | None = options.pop("segment_map", None)
-    if segment_map is None:
+    special = options.get("softcap") is not None or options.get("s_aux") is not None
+    if segment_map is None and not special:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    _refuse_unknown(module, options)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    dropout, scale = options.get("dropout", 0.0), options.get("scaling")
-    if dropout == 0.0 and fused_kernel_fits(query):
-        output = span_attention(query, key, value, segment_map.spans, scale)
+    rule = _Rule(*(options.get(name) for name in ("scaling", "sliding_window", "softcap", "s_aux", "dropout")))
+    if segment_map is None:
+        output = _one_conversation(query, key, value, attention_mask, rule)
     else:
-        output = _masked_attention(query, key, value, segment_map, dropout, scale)
+        output = _tree(query, key, value, segment_map, rule)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _masked_attention(
-    query: Tensor, key: Tensor, value: Tensor, segment_map: SegmentMap, dropout: float, scale: float | None
-) -> Tensor:
-    """The same by SDPA with a mask per branch, for any device."""
-    parts = []
-    for own, above in segment_map.spans:
-        spans = [*above, own]
-        hidden = sum(end - start for start, end in above)
-        length = own[1] - own[0]
-        mask = (
-            torch.ones(length, hidden + length, dtype=torch.bool, device=query.device).tril(hidden) if above else None
+class _Rule(NamedTuple):
+    """How a layer attends, apart from who stands where."""
+
+    scale: float | None
+    window: int | None
+    """A token sees so many tokens of its conversation, itself among them; None: all."""
+    softcap: float | None
+    sinks: Tensor | None
+    dropout: float | None
+
+    @property
+    def special(self) -> bool:
+        """Whether no fused kernel can do it."""
+        return self.softcap is not None or self.sinks is not None
+
+
+def _refuse_unknown(module: Any, options: Mapping[str, Any]) -> None:
+    """Whatever else changes the attention must not be passed over in silence."""
+    asked = {name for name, value in options.items() if value is not None and value is not False} - _HARMLESS
+    if options.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        asked.add("is_causal=False")
+    if asked:
+        raise ValueError(f"{type(module).__name__} asks for {', '.join(sorted(asked))}, which is not known here")
+
+
+def _one_conversation(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: _Rule) -> Tensor:
+    """Rows without a map; Transformers leaves the mask out where it is causal and nothing is beyond the window."""
+    if mask is None:
+        asked, seen = query.shape[2], key.shape[2]
+        mask = torch.ones(asked, seen, dtype=torch.bool, device=query.device).tril(seen - asked)
+    return _by_mask(query, key, value, mask, rule)
+
+
+def _tree(query: Tensor, key: Tensor, value: Tensor, segment_map: SegmentMap, rule: _Rule) -> Tensor:
+    if rule.window is not None:
+        segment_map.windows.add(rule.window)
+    all_in_sight = rule.window is None or segment_map.longest <= rule.window
+    if all_in_sight and not rule.dropout and not rule.special and fused_kernel_fits(query):
+        return span_attention(query, key, value, segment_map.spans, rule.scale)
+    return torch.cat([_segment(query, key, value, own, above, rule) for own, above in segment_map.spans], 2)
+
+
+def _segment(query: Tensor, key: Tensor, value: Tensor, own: Span, above: Sequence[Span], rule: _Rule) -> Tensor:
+    """One segment by a mask, for any device. The stretches above it lie in the order of its conversation."""
+    length, before = own[1] - own[0], sum(end - start for start, end in above)
+    if not above and not rule.special and (rule.window is None or length <= rule.window):
+        asked, seen, told = (rows[:, :, own[0] : own[1]] for rows in (query, key, value))
+        return _sdpa(asked, seen, told, is_causal=True, dropout_p=rule.dropout or 0.0, scale=rule.scale)
+    beyond = 0 if rule.window is None else max(0, before - rule.window + 1)  # not even the first query sees these
+    spans, before = _without_first([*above, own], beyond), before - beyond
+    mask = torch.ones(length, before + length, dtype=torch.bool, device=query.device).tril(before)
+    if rule.window is not None:
+        mask = mask.triu(before - rule.window + 1)
+    keys, values = (torch.cat([rows[:, :, start:end] for start, end in spans], 2) for rows in (key, value))
+    return _by_mask(query[:, :, own[0] : own[1]], keys, values, mask, rule)
+
+
+def _without_first(spans: Sequence[Span], count: int) -> list[Span]:
+    """What is left of stretches when the first ``count`` columns are left out."""
+    left = []
+    for start, end in spans:
+        gone = min(count, end - start)
+        count -= gone
+        if start + gone < end:
+            left.append((start + gone, end))
+    return left
+
+
+def _by_mask(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rule: _Rule) -> Tensor:
+    dropout = rule.dropout or 0.0
+    if rule.special:
+        return explicit_attention(
+            query, key, value, mask, scale=rule.scale, softcap=rule.softcap, sinks=rule.sinks, dropout=dropout
         )
-        parts.append(
-            torch.nn.functional.scaled_dot_product_attention(
-                query[:, :, own[0] : own[1]],
-                torch.cat([key[:, :, start:end] for start, end in spans], 2),
-                torch.cat([value[:, :, start:end] for start, end in spans], 2),
-                attn_mask=mask,
-                is_causal=mask is None,
-                dropout_p=dropout,
-                scale=scale,
-            )
-        )
-    return torch.cat(parts, 2)
+    return _sdpa(query, key, value, attn_mask=mask, dropout_p=dropout, scale=rule.scale)
 
 
 def register_attention() -> str:

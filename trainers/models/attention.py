@@ -87,6 +87,45 @@ class _SpanAttention(torch.autograd.Function):
         return d_query, d_key, d_value, None, None
 
 
+def explicit_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attention in single operations, for what no fused kernel knows: capped scores and attention sinks.
+
+    Args:
+        query: (1, H, T, D).
+        key: (1, H, S, D).
+        value: (1, H, S, D).
+        mask: broadcasts to (1, H, T, S); True where a query sees a key, or numbers that are added to the scores.
+        scale: factor of the scores; ``1 / sqrt(D)`` if None.
+        softcap: scores are bent to stay within this bound (Gemma 2).
+        sinks: (H,), score of a place that holds nothing, which every query sees too (gpt-oss).
+        dropout: share of the weights that is dropped.
+
+    Returns:
+        (1, H, T, D).
+    """
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    hidden = torch.finfo(scores.dtype).min  # not -inf: a row of padding that sees nothing must not become NaN
+    scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+    if sinks is not None:
+        extra = sinks.reshape(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+        scores = torch.cat([scores, extra.to(scores.dtype)], -1)
+    weights = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    weights = weights if sinks is None else weights[..., :-1]
+    return torch.nn.functional.dropout(weights, dropout) @ value
+
+
 def _cut(rows: Tensor, span: Span) -> Tensor:
     return rows[:, :, span[0] : span[1]]
 

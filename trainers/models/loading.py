@@ -133,7 +133,8 @@ def _load_base(config: ModelConfig) -> tuple[Any, Any]:
 
     transformers = require("transformers", extra="train")
     folder = _weights_folder(config.name)
-    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "attn_implementation": "sdpa"}
+    # No attention is asked for: Transformers takes SDPA where the model's own (capped scores, sinks) allows it.
+    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.quantization:
         options["quantization_config"] = _quantization(config)
     try:

@@ -6,6 +6,7 @@ through the output layer: for observation tokens no (tokens x vocabulary) matrix
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +36,33 @@ def hidden_states(
 def score_tokens(model: Any, batch: Any) -> Tensor:
     """Log-probability of each scored token of a `TokenBatch`: (K,), in nats, float32."""
     hidden = hidden_states(model, batch.input_ids, batch.position_ids, batch.attention_mask, batch.segment_map)
-    return head_logps(causal_lm(model).get_output_embeddings(), hidden[batch.predictors], batch.targets)
+    return head_logps(output_layer(model), hidden[batch.predictors], batch.targets)
+
+
+def output_layer(model: Any) -> Callable[[Tensor], Tensor]:
+    """The model's output layer with what its configuration says is done to the logits, in that order.
+
+    Scaled: Cohere (``logit_scale``), Granite (``logits_scaling`` divides), Falcon-H1 (``lm_head_multiplier``). Capped:
+    Gemma (``final_logit_softcapping``). What is not known here is found by `trainers.training.engine.check_scoring`.
+    """
+    plain = causal_lm(model)
+    head, config = plain.get_output_embeddings(), plain.config.get_text_config()
+    factor = _number(config, "logit_scale") * _number(config, "lm_head_multiplier") / _number(config, "logits_scaling")
+    cap = getattr(config, "final_logit_softcapping", None)
+    if factor == 1.0 and not cap:
+        return head
+
+    def scaled(hidden: Tensor) -> Tensor:
+        logits = head(hidden)
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) * factor
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    return scaled
+
+
+def _number(config: Any, name: str) -> float:
+    value = getattr(config, name, None)
+    return float(value) if isinstance(value, int | float) and value else 1.0
 
 
 def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:

@@ -24,6 +24,7 @@ from trainers.training.config import OptimizerConfig
 from trainers.training.optimizers import make_optimizer
 
 logger = logging.getLogger(__name__)
+_WINDOW_TRIED = 512  # longer sliding windows would make the check before training costly
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -152,12 +153,7 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
         Whether batches are to be packed: asked for, and found exact with this model.
     """
     plain = causal_lm(model)
-    if config.packing:
-        plain.set_attn_implementation(register_attention())
     packed = check_scoring(model, packed=config.packing)
-    if config.packing and not packed:
-        logger.warning("%s cannot read packed rows; rows are padded instead", type(plain).__name__)
-        plain.set_attn_implementation("sdpa")
     if config.activation_checkpointing:
         _checkpoint_activations(plain)
     model.train()
@@ -186,39 +182,78 @@ def _switch_dropout_off(model: torch.nn.Module) -> None:
 def check_scoring(model: Any, *, packed: bool) -> bool:
     """Compare `score_tokens` with the model's own logits on a few tokens, in padded rows and in a packed one.
 
+    The model's own numbers are taken under its own attention; where packed rows are exact, it leaves with theirs.
+
     Returns:
         Whether packed rows give the model's own numbers (False where it was not asked).
 
     Raises:
         ConfigError: if the model does something to its logits that gathered rows would miss.
     """
+    plain, training = causal_lm(model), model.training
     device = next(model.parameters()).device
-    samples = _samples(causal_lm(model).config.get_text_config().vocab_size)
-    training = model.training
+    samples = _samples(plain.config.get_text_config())
     model.eval()
     try:
         with torch.no_grad():
             wanted = torch.cat([_own_logps(model, item, device) for item in samples])
-            if not _agree(model, score_tokens(model, to_device(collate(samples, packed=False), device)), wanted):
+            rows = to_device(collate(samples, packed=False), device)
+            if not _agree(model, score_tokens(model, rows), wanted):
                 raise ConfigError(
-                    f"{type(causal_lm(model)).__name__} changes its hidden states or logits in a way that is not known "
+                    f"{type(plain).__name__} changes its hidden states or logits in a way that is not known "
                     "here, so its log-probabilities would be wrong. Use another model."
                 )
-            if not packed:
-                return False
-            try:
-                return _agree(model, score_tokens(model, to_device(collate(samples, packed=True), device)), wanted)
-            except (RuntimeError, TypeError, ValueError, KeyError) as error:
-                logger.warning("packed rows do not work with this model (%s)", error)
-                return False
+            return packed and _switch_to_packed(model, samples, wanted)
     finally:
         model.train(training)
 
 
-def _samples(vocabulary: int) -> list[Encoded]:
-    prompt = [(7 * place + 3) % vocabulary for place in range(24)]
-    branches = [[(5 * place + 11 * number) % vocabulary for place in range(6 + 3 * number)] for number in range(3)]
-    return [Encoded(prompt + branch, [-1] * 24 + [0] * len(branch)) for branch in branches]
+def _switch_to_packed(model: Any, samples: list[Encoded], wanted: Tensor) -> bool:
+    """Give the model segment attention if rows, padded and packed, then give the ``wanted`` numbers."""
+    plain, device = causal_lm(model), next(model.parameters()).device
+    own = plain.config._attn_implementation
+    problem = _unpackable(plain.config.get_text_config())
+    if not problem:
+        try:
+            plain.set_attn_implementation(register_attention())
+            for packed in (False, True):
+                batch = to_device(collate(samples, packed=packed), device)
+                if not _agree(model, score_tokens(model, batch), wanted):
+                    problem = "the numbers differ from the model's own"
+            window = _window(plain.config.get_text_config())
+            if window is not None and batch.segment_map is not None and window not in batch.segment_map.windows:
+                problem = problem or f"no layer says that it sees {window} tokens only"
+        except (RuntimeError, TypeError, ValueError, KeyError) as error:
+            problem = str(error)
+    if problem:
+        logger.warning("%s cannot read packed rows (%s); rows are padded instead", type(plain).__name__, problem)
+        plain.set_attn_implementation(own)
+    return not problem
+
+
+def _unpackable(config: Any) -> str:
+    """Why a model cannot read packed rows, by its configuration; empty where nothing speaks against it."""
+    unknown = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if getattr(config, "attention_chunk_size", None):
+        unknown.add("chunked_attention")
+    return f"layers of kind {', '.join(sorted(unknown))}" if unknown else ""
+
+
+def _window(config: Any) -> int | None:
+    """How many tokens the layers with a sliding window see; None where there are none."""
+    kinds = getattr(config, "layer_types", None)
+    return getattr(config, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
+
+
+def _samples(config: Any) -> list[Encoded]:
+    """A beginning in common and three branches; where a window is short, longer than the window."""
+    window = _window(config) or 0
+    length = window + 8 if 16 <= window <= _WINDOW_TRIED else 24
+    prompt = [(7 * place + 3) % config.vocab_size for place in range(length)]
+    branches = [
+        [(5 * place + 11 * number) % config.vocab_size for place in range(6 + 3 * number)] for number in range(3)
+    ]
+    return [Encoded(prompt + branch, [-1] * length + [0] * len(branch)) for branch in branches]
 
 
 def _own_logps(model: Any, item: Encoded, device: Any) -> Tensor:
