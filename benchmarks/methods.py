@@ -60,7 +60,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(4, 6, 2, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
-    "small": Budget(80, 140, 64, 4, 1, 1, 24, 48, 120, 60, ("icto", "rft", "more_cloning", "eto")),
+    "small": Budget(100, 150, 64, 4, 1, 1, 24, 48, 120, 60, ("icto", "rft", "more_cloning")),
     "full": Budget(
         160, 320, 200, 4, 2, 2, 48, 120, 300, 270,
         ("icto", "rft", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
@@ -71,9 +71,10 @@ COMMON: dict[str, Any] = {
     "model": {"lora": {"r": 32, "alpha": 64}},
     "rollout": {"env_id": "icto/WebShop-v0", "brief": True, "batch_size": 32},
     "acting": {"max_new_tokens": 64, "batch_size": 32},
-    "sft": {"learning_rate": 1e-3, "epochs": 1, "batch_size": 2},
+    "sft": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 2},
 }
-_OWN = {"max_expert_share": 0.34, "max_one_sided_share": 0.25}
+# at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
+_OWN = {"success_threshold": None, "min_margin": 0.1, "max_expert_share": 0.34, "max_one_sided_share": 0.25}
 _DPO = {"batch_size": 8, "epochs": 1, "probe_every": 4, "probe_at_start": True}
 
 # method: (its name in `icto run`, its settings, the settings it may try; the first one where there is one trial)
