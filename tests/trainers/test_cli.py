@@ -229,3 +229,18 @@ def test_a_real_interrupt_ends_cleanly_and_keeps_what_was_finished(tmp_path, num
 def test_importing_the_command_line_is_light():
     code = "import sys, trainers.cli.main, trainers.cli.learn; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_further_environments_are_played_in_the_same_rollout(tmp_path, capsys):
+    more, out = tmp_path / "more.yaml", tmp_path / "mix.jsonl"
+    more.write_text("rollout: {env_id: icto/WebShop-v0, max_tasks: 2, attempts: 1, max_episode_steps: 3}")
+    words = ["rollout", "random", *PLAY, "--max-tasks", "3", "--attempts", "1", "--out", str(out), "--also", str(more)]
+    assert main(words) == 0
+    kinds = [trajectory.env_id for trajectory in TrajectoryStore(out)]
+    assert sorted(kinds) == 3 * ["Scripted-v0"] + 2 * ["icto/WebShop-v0"]
+    before = out.read_bytes()
+    assert main(words) == 0 and out.read_bytes() == before
+    more.write_text("rollout: {env_idd: icto/WebShop-v0}")
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "env_idd" in (told := capsys.readouterr().err) and "more.yaml" in told

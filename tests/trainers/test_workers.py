@@ -180,6 +180,7 @@ def test_a_policy_that_fails_elsewhere_ends_the_run(tmp_path):
 
 def test_each_environment_says_whether_it_gains_from_threads():
     assert waits_elsewhere("icto/ScienceWorld-v0") and waits_elsewhere("icto_gym:icto/ScienceWorld-v0")
+    assert waits_elsewhere("icto/WebShopBrowser-v0")
     assert not waits_elsewhere("icto/WebShop-v0") and not waits_elsewhere("no/such-v0")
 
 

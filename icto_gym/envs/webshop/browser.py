@@ -34,6 +34,7 @@ class WebShopBrowserEnv(WebShopEnv):
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
+    waits_elsewhere = True
 
     def __init__(
         self,
