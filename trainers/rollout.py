@@ -14,6 +14,7 @@ derives from an episode's own seed, so its result depends on neither the batch, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -87,6 +88,11 @@ def rollout(
     try:
         _Play(policy, places, pending, log, size).to_the_end()
         log.settle()
+    except BackendError as error:
+        raise BackendError(
+            f"{error} {log.stored} of {log.total} episodes were finished and are stored in {store.path}; "
+            "the same command plays the rest."
+        ) from error
     finally:
         log.bar.close()
         places.close()
@@ -155,9 +161,21 @@ class _Play:
                     self._pass_on(event)
                 else:
                     self._wait(event)
+        except BackendError:
+            self._keep_finished()
+            raise
         finally:
             for future in self._futures.values():
                 future.cancel()
+            for name in self._under_way:
+                getattr(self._policy, "forget", _nothing)(name)
+
+    def _keep_finished(self) -> None:
+        """The run ends: store the episodes that have ended and were not seen yet."""
+        with contextlib.suppress(BackendError):
+            while (event := self._workers.next(0)) is not None:
+                if isinstance(event, Trajectory) and event.error is None:
+                    self._log.keep(event)
 
     def _begin_episodes(self) -> None:
         while self._pending and len(self._under_way) < self._size:
@@ -239,9 +257,9 @@ class _Log:
     """
 
     def __init__(self, store: TrajectoryStore, total: int, limit: int, progress: bool | None) -> None:
-        self._store, self._limit = store, limit
+        self._store, self._limit, self.total = store, limit, total
         self._held: list[Trajectory] = []
-        self.done = self.successes = self.broken = 0
+        self.done = self.stored = self.successes = self.broken = 0
         shown = progress if progress is not None else sys.stderr.isatty() or os.environ.get("ICTO_PROGRESS") == "1"
         self.bar = tqdm(total=total, desc="episodes", unit="ep", disable=not shown, file=sys.stderr)
 
@@ -257,7 +275,7 @@ class _Log:
         self.bar.set_postfix_str(f"success {self.successes / self.done:.0%}")
         if trajectory.error is None:
             self.settle()
-            self._store.append(trajectory)
+            self._append(trajectory)
             return
         logger.warning("%s broke: %s", trajectory.trajectory_id, trajectory.error)
         self.broken += 1
@@ -271,5 +289,9 @@ class _Log:
     def settle(self) -> None:
         """Store what was held back."""
         for trajectory in self._held:
-            self._store.append(trajectory)
+            self._append(trajectory)
         self._held.clear()
+
+    def _append(self, trajectory: Trajectory) -> None:
+        self._store.append(trajectory)
+        self.stored += 1

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import BackendError, ConfigError, check_name, require
-from trainers.policies.base import Turn, Usage
+from trainers.policies.base import Answer, Turn, Usage
+from trainers.policies.gate import Gate, Pass
 
 logger = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 60.0
-"""Seconds; no wait between two tries is longer."""
+AWAY = (502, 504)
+"""What a proxy says when nobody is behind it."""
 
 
 class OpenAIPolicy:
-    """Asks an endpoint, many conversations at once, in order.
+    """Asks an endpoint, hundreds of conversations at once; each answer is passed on when it comes.
 
-    Busy (429), broken (5xx), unreachable, slow and garbled answers are tried again with pauses that double;
-    a busy endpoint's own wish (``Retry-After``) is heeded, and by every thread. Any other refusal ends the
-    run at once. A conversation too long for the model is answered with ``""`` and a warning.
+    A busy endpoint (429, 503) slows every conversation, for as long as it asks (``Retry-After``); one that is away
+    (no connection, 502, 504) pauses them all but for one that tries; see `trainers.policies.gate`. When it has
+    answered nobody for ``patience`` seconds the run ends. An answer that is broken (other 5xx), late or garbled
+    is asked for again, that conversation waiting alone. Any other refusal ends the run at once. A conversation too
+    long for the model is answered with ``""`` and a warning.
 
     The key is read from the environment, never from a setting, and appears in no log, error or record.
     """
@@ -43,10 +48,11 @@ class OpenAIPolicy:
         key_variable: str = "OPENAI_API_KEY",
         max_new_tokens: int = 256,
         limit_field: str = "max_tokens",
-        concurrency: int = 16,
+        concurrency: int = 64,
         timeout: float = 60.0,
         retries: int = 6,
         pause: float = 1.0,
+        patience: float = 600.0,
         extra_body: Mapping[str, Any] | None = None,
     ) -> None:
         """Args:
@@ -56,17 +62,19 @@ class OpenAIPolicy:
         key_variable: the environment variable that holds the key; endpoints of one's own may need none.
         max_new_tokens: longest response, in tokens.
         limit_field: how the endpoint calls that limit, ``"max_tokens"`` or ``"max_completion_tokens"``.
-        concurrency: conversations under way at once.
+        concurrency: requests under way at once, at most.
         timeout: seconds to wait for one answer.
-        retries: further tries after the first.
+        retries: further tries of a question whose answers are broken, late or garbled.
         pause: seconds before the first further try; then twice as long each time, at most a minute.
+        patience: seconds for which an endpoint may be busy or away, answering nobody, before the run ends.
         extra_body: further fields of the request, such as ``{"top_p": 0.9}``.
         """
         check_name(limit_field, ("max_tokens", "max_completion_tokens"), "limit_field")
-        if concurrency < 1 or retries < 0 or timeout <= 0 or max_new_tokens < 1:
+        if concurrency < 1 or retries < 0 or timeout <= 0 or max_new_tokens < 1 or not (pause >= 0 and patience >= 0):
             raise ConfigError(
-                "concurrency and max_new_tokens count from 1, retries from 0, and timeout is above 0; got "
-                f"concurrency={concurrency}, max_new_tokens={max_new_tokens}, retries={retries}, timeout={timeout}."
+                "concurrency and max_new_tokens count from 1, retries, pause and patience from 0, and timeout is above "
+                f"0; got concurrency={concurrency}, max_new_tokens={max_new_tokens}, retries={retries}, "
+                f"pause={pause}, patience={patience}, timeout={timeout}."
             )
         self.name, self.model = name or model, model
         self.usage = Usage(0, 0)
@@ -78,51 +86,120 @@ class OpenAIPolicy:
         self._client = self._openai.OpenAI(api_key=self._key, base_url=base_url, timeout=timeout, max_retries=0)
         self._fields = {limit_field: max_new_tokens}
         self._extra_body = dict(extra_body or {})
-        self._concurrency, self._retries, self._pause = concurrency, retries, pause
-        self._resume_at, self._lock = 0.0, threading.Lock()
+        self._retries, self._patience, self._lock = retries, patience, threading.Lock()
+        self._gate = Gate(concurrency, pause, patience)
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
+        self._passes: dict[str, Pass] = {}
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """One response per turn, in order.
 
         Raises:
-            BackendError: the endpoint refused, or gave no usable answer after all tries.
+            BackendError: the endpoint refused, or gave no usable answer.
         """
-        pool = ThreadPoolExecutor(max_workers=max(1, min(self._concurrency, len(turns))))
+        futures = [self._threads.submit(self._ask, turn, self._gate.issue()) for turn in turns]
         try:
-            answers = list(pool.map(self._ask, turns))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            answers = [future.result() for future in futures]
+        except BaseException as error:
+            for future in futures:
+                future.cancel()
+            self._gate.stop(str(error) or f"The questions were left ({type(error).__name__}).")
+            raise
         self.last_usage = [answer.usage for answer in answers]
-        counted = [usage for usage in self.last_usage if usage is not None]
-        self.usage = Usage(
-            self.usage.prompt_tokens + sum(usage.prompt_tokens for usage in counted),
-            self.usage.response_tokens + sum(usage.response_tokens for usage in counted),
-        )
         return [answer.text for answer in answers]
+
+    def submit(self, turn: Turn) -> Future[Answer]:
+        """The response when it comes; its errors are those of `act`."""
+        ticket = self._passes[turn.episode] = self._gate.issue()
+        return self._threads.submit(self._ask, turn, ticket)
+
+    def forget(self, episode: str) -> None:
+        """Nobody waits for this episode's answer any more."""
+        ticket = self._passes.pop(episode, None)
+        if ticket is not None:
+            self._gate.void(ticket, f"Nobody waits for the answer to {episode} any more.")
 
     def close(self) -> None:
         """Close the connections."""
+        self._gate.stop("The policy was closed.")
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _ask(self, turn: Turn) -> _Answer:
+    def _ask(self, turn: Turn, ticket: Pass) -> Answer:
         """Try, and try again where that may help."""
-        number = 0
+        try:
+            answer = self._persist(turn, ticket)
+        except BackendError as error:
+            if not ticket.void:
+                self._gate.stop(str(error))  # whoever waits is told the same
+            raise
+        finally:
+            self._gate.take_back(ticket)
+        with self._lock:
+            self._count(answer.usage)
+        return answer
+
+    def _persist(self, turn: Turn, ticket: Pass) -> Answer:
+        tries, begin = 0, time.monotonic()
         while True:
-            self._wait_for_endpoint()
-            answer = self._try(turn)
-            if isinstance(answer, _Answer):
+            self._gate.enter(ticket)
+            answer = _LOST
+            try:
+                answer = self._try(turn)
+            finally:
+                pause = self._leave_gate(ticket, answer)
+            tries += 1
+            if isinstance(answer, Answer):
                 return answer
             if not answer.passing:
                 raise BackendError(f"{self._where()} refused: {answer.reason}")
-            if number == self._retries:
+            if answer.shared:
+                self._check_patience(answer, tries, time.monotonic() - begin)
+                if pause:
+                    logger.warning("%s: %s; all pause %.1f s", self._where(), answer.reason, pause)
+                continue
+            if tries > self._retries:
                 raise BackendError(
-                    f"{self._where()} gave no usable answer in {number + 1} tries; the latest: {answer.reason} "
-                    "What was finished is stored: run again when the endpoint is well."
+                    f"{self._where()} gave no usable answer in {tries} tries; the latest: {answer.reason} "
+                    "Run the same command again when the endpoint is well."
                 )
-            self._back_off(number, answer)
-            number += 1
+            seconds = self._gate.backoff(tries - 1)
+            logger.warning("%s: %s; asking again in %.1f s", self._where(), answer.reason, seconds)
+            self._gate.rest(ticket, seconds)
 
-    def _try(self, turn: Turn) -> _Answer | _Trouble:
+    def _leave_gate(self, ticket: Pass, answer: Answer | _Trouble) -> float:
+        """Say at the gate how it went; seconds that all pause."""
+        if isinstance(answer, _Trouble) and answer.shared:
+            wish = None if answer.wish is None else min(answer.wish, self._patience)  # a longer one ends the run
+            return self._gate.turned_away(ticket, away=answer.away, wish=wish)
+        if isinstance(answer, Answer):
+            self._gate.answered()
+        else:
+            self._gate.spoiled()
+        return 0.0
+
+    def _check_patience(self, trouble: _Trouble, tries: int, seconds: float) -> None:
+        """End the run where the endpoint answers nobody, or will not answer this question, for too long."""
+        silent, again = self._gate.silent(), "Run the same command again when the endpoint is well."
+        if trouble.wish is not None and trouble.wish > self._patience:
+            raise BackendError(
+                f"{self._where()} asks to wait {trouble.wish:.0f} s, more than patience={self._patience:g}: "
+                f"{trouble.reason} {again}"
+            )
+        if silent >= self._patience or (tries > self._retries and seconds >= self._patience):
+            did = "answered nobody" if silent >= self._patience else "turned one question away"
+            raise BackendError(
+                f"{self._where()} {did} for {max(silent, self._patience):.0f} s "
+                f"(patience={self._patience:g}); the latest: {trouble.reason} {again}"
+            )
+
+    def _count(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self.usage = Usage(
+                self.usage.prompt_tokens + usage.prompt_tokens, self.usage.response_tokens + usage.response_tokens
+            )
+
+    def _try(self, turn: Turn) -> Answer | _Trouble:
         """One request. Errors are told as text without the key, and never chained: their causes may hold it."""
         try:
             completion = self._client.chat.completions.create(
@@ -137,34 +214,24 @@ class OpenAIPolicy:
         except self._openai.APIStatusError as error:
             return self._refusal(error, turn)
         except self._openai.APIConnectionError as error:  # timeouts are among its children
-            return _Trouble(self._redacted(f"{type(error).__name__}: {error.__cause__ or error}"), passing=True)
+            reason = self._redacted(f"{type(error).__name__}: {error.__cause__ or error}")
+            late = isinstance(error, self._openai.APITimeoutError)
+            away = not late or type(error.__cause__).__name__ == "ConnectTimeout"
+            return _Trouble(reason, passing=True, shared=away, away=away)
         except (self._openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
             return _Trouble(self._redacted(f"the answer could not be read ({error!r:.200})"), passing=True)
 
-    def _refusal(self, error: Any, turn: Turn) -> _Answer | _Trouble:
+    def _refusal(self, error: Any, turn: Turn) -> Answer | _Trouble:
         status, text = error.status_code, self._redacted(f"HTTP {error.status_code}: {error.message!s:.500}")
         if status in (400, 413, 422) and _too_long(error):
             logger.warning("%s: the conversation is too long for %s; answered with ''", turn.episode, self.model)
-            return _Answer("", None)
+            return Answer("", None)
+        if getattr(error, "code", None) == "insufficient_quota":  # a 429 that no waiting mends
+            return _Trouble(text, passing=False)
         if status in (408, 429) or status >= 500:
-            return _Trouble(text, passing=True, wish=_retry_after(error.response.headers))
+            away, wish = status in AWAY, _retry_after(error.response.headers)
+            return _Trouble(text, passing=True, shared=away or status in (429, 503), away=away, wish=wish)
         return _Trouble(text, passing=False)
-
-    def _back_off(self, number: int, trouble: _Trouble) -> None:
-        """Wait, the longer the more tries failed; a wish of the endpoint's holds for every thread."""
-        seconds = min(LONGEST_PAUSE, self._pause * 2.0**number) * random.uniform(0.75, 1.0)
-        if trouble.wish is not None:
-            seconds = min(LONGEST_PAUSE, max(seconds, trouble.wish))
-            with self._lock:
-                self._resume_at = max(self._resume_at, time.monotonic() + seconds)
-        logger.warning("%s: %s; trying again in %.1f s", self._where(), trouble.reason, seconds)
-        time.sleep(seconds)
-
-    def _wait_for_endpoint(self) -> None:
-        with self._lock:
-            seconds = self._resume_at - time.monotonic()
-        if seconds > 0:
-            time.sleep(seconds)
 
     def _where(self) -> str:
         url = self._client.base_url
@@ -176,19 +243,21 @@ class OpenAIPolicy:
         return text.replace(self._key, "[key]")
 
 
-class _Answer(NamedTuple):
-    text: str
-    usage: Usage | None
-
-
 class _Trouble(NamedTuple):
     """Why there is no answer."""
 
     reason: str
     passing: bool
     """Trying again may help."""
+    shared: bool = False
+    """Every other question would meet it too."""
+    away: bool = False
+    """The endpoint could not be reached."""
     wish: float | None = None
     """Seconds the endpoint asks us to wait."""
+
+
+_LOST: Answer | _Trouble = _Trouble("the question was left", passing=False)
 
 
 def _key(variable: str, base_url: str | None) -> str:
@@ -208,15 +277,15 @@ def _encodable(message: Message) -> dict[str, str]:
     return {"role": message.role, "content": message.content.encode("utf-8", "replace").decode("utf-8")}
 
 
-def _read(completion: Any) -> _Answer:
+def _read(completion: Any) -> Answer:
     message = completion.choices[0].message
     text = message.content
     if text is not None and not isinstance(text, str):
         raise ValueError(f"content is {type(text).__name__}, not text")
     usage = getattr(completion, "usage", None)
     if usage is None or not isinstance(usage.prompt_tokens, int) or not isinstance(usage.completion_tokens, int):
-        return _Answer(text or "", None)
-    return _Answer(text or "", Usage(usage.prompt_tokens, usage.completion_tokens))
+        return Answer(text or "", None)
+    return Answer(text or "", Usage(usage.prompt_tokens, usage.completion_tokens))
 
 
 def _too_long(error: Any) -> bool:
@@ -225,7 +294,19 @@ def _too_long(error: Any) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, given as such or as a date (RFC 9110, 10.2.3), which counts from the endpoint's own clock."""
+    text = headers.get("retry-after", "")
     try:
-        return max(0.0, float(headers["retry-after"]))
-    except (KeyError, ValueError):  # absent, or a date: then our own pauses do
+        seconds = float(text)
+    except ValueError:
+        then, now = _date(text), _date(headers.get("date", "")) or datetime.now(timezone.utc)
+        return None if then is None else max(0.0, (then - now).total_seconds())
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
         return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)

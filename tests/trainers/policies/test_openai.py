@@ -1,82 +1,20 @@
 """Endpoints as policies, tested against a server that answers, errs, dawdles and babbles."""
 
-import json
 import logging
-import threading
 import time
 import traceback
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
-from types import SimpleNamespace
+from email.utils import formatdate
 
 import pytest
+from endpoint import Endpoint, bad, good
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import BackendError, ConfigError
 from trainers.policies import make_policy
 from trainers.policies.base import Turn, Usage
+from trainers.policies.openai import _retry_after
 
 KEY = "sk-secret-1234567890"
-
-
-class Endpoint:
-    """A real HTTP server; ``answers`` are given in turn, then ``default`` (a function of the request)."""
-
-    def __init__(self):
-        self.requests, self.answers, self.busy, self.most_busy = [], [], 0, 0
-        self.default = lambda request: good(f"Action: {request['messages'][-1]['content']}")
-        self._lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                request["_path"], request["_authorization"] = self.path, self.headers["Authorization"]
-                with outer._lock:
-                    outer.requests.append(request)
-                    outer.busy += 1
-                    outer.most_busy = max(outer.most_busy, outer.busy)
-                    answer = outer.answers.pop(0) if outer.answers else outer.default
-                status, body, headers, delay = answer(request) if callable(answer) else answer
-                time.sleep(delay)
-                with outer._lock:
-                    outer.busy -= 1
-                try:
-                    self.send_response(status)
-                    for name, value in {"Content-Type": "application/json", **headers}.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-                except OSError:
-                    pass  # the client gave up waiting
-
-            def log_message(self, *args):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def good(text, usage=(7, 3), delay=0.0):
-    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
-    body["choices"] = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
-    if usage:
-        body["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-    return 200, json.dumps(body).encode(), {}, delay
-
-
-def bad(status, message="no", headers=None, code=None, delay=0.0):
-    body = {"error": {"message": message, "type": "error", "code": code}}
-    return status, json.dumps(body).encode(), headers or {}, delay
 
 
 @pytest.fixture
@@ -147,6 +85,7 @@ def test_a_key_is_needed_only_for_openai_itself(endpoint, monkeypatch):
         bad(429),
         bad(500),
         bad(503),
+        bad(502),
         bad(408),
         (200, b'{"choices": [{"mess', {}, 0.0),
         (200, b"{}", {}, 0.0),
@@ -155,7 +94,7 @@ def test_a_key_is_needed_only_for_openai_itself(endpoint, monkeypatch):
         (200, b"<html>busy</html>", {"Content-Type": "text/html"}, 0.0),
         good("late", delay=1.0),
     ],
-    ids=["429", "500", "503", "408", "torn json", "no choices", "empty choices", "no text", "html", "slow"],
+    ids=["429", "500", "503", "502", "408", "torn json", "no choices", "empty choices", "no text", "html", "slow"],
 )
 def test_a_passing_trouble_is_tried_again(endpoint, trouble):
     endpoint.answers = [trouble, trouble]
@@ -172,34 +111,88 @@ def test_a_refusal_is_not_tried_again(endpoint, status):
 
 
 def test_an_endpoint_that_stays_broken_ends_the_run(endpoint):
-    endpoint.default = lambda request: bad(502, "gateway")
-    with pytest.raises(BackendError, match=r"m at http://127.*no usable answer in 3 tries; the latest: HTTP 502"):
+    endpoint.default = lambda request: bad(500, "oops")
+    with pytest.raises(BackendError, match=r"m at http://127.*no usable answer in 3 tries; the latest: HTTP 500"):
         policy(endpoint, retries=2).act(turns("x"))
     assert len(endpoint.requests) == 3
 
 
 def test_an_endpoint_that_is_not_there_ends_the_run(endpoint):
     endpoint.close()
-    with pytest.raises(BackendError, match="APIConnectionError"):
-        policy(endpoint, retries=1).act(turns("x", "y"))
+    with pytest.raises(BackendError, match=r"answered nobody for \d+ s \(patience=0.2\).*APIConnectionError"):
+        policy(endpoint, patience=0.2).act(turns("x", "y"))
 
 
-def test_pauses_double_and_the_endpoints_wish_holds_for_every_thread(endpoint, monkeypatch):
-    pauses = []
-    clock = SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
-    monkeypatch.setattr("trainers.policies.openai.time", clock)
-    endpoint.answers = [bad(500)] * 4
-    acting = policy(endpoint, pause=1.0)
-    acting.act(turns("x"))
-    assert [round(pause / 2**number, 6) <= 1.0 for number, pause in enumerate(pauses)] == [True] * 4
-    assert all(later > earlier for earlier, later in pairwise(pauses))
-    pauses.clear()
-    endpoint.answers = [bad(429, headers={"Retry-After": "30"})]
-    acting.act(turns("x"))
-    assert pauses[0] == 30.0 and pauses[1] > 29.0  # the pause itself, then the check before the next request
-    pauses.clear()
-    acting.act(turns("another thread"))
-    assert pauses[0] > 29.0
+def test_patience_begins_anew_with_the_next_run(endpoint):
+    endpoint.answers = [bad(503)] * 40
+    acting = policy(endpoint, patience=0.05)
+    with pytest.raises(BackendError, match="answered nobody"):
+        acting.act(turns("x"))
+    time.sleep(0.1)
+    endpoint.answers = [bad(503)]
+    assert acting.act(turns("x")) == ["Action: x"]
+
+
+def test_a_question_that_alone_is_turned_away_ends_the_run(endpoint):
+    def default(request):
+        return bad(429, "too large") if request["messages"][-1]["content"] == "big" else good("ok")
+
+    endpoint.default = default
+    acting = policy(endpoint, retries=2, patience=0.3)
+    others = [acting.submit(turn) for turn in turns(*"abcdef")]
+    assert {future.result().text for future in others} == {"ok"}
+    with pytest.raises(BackendError, match=r"(turned one question away|answered nobody) for .*too large"):
+        acting.act(turns("big"))
+    assert len(endpoint.requests) > 6 + 2
+
+
+def test_a_spent_quota_and_a_wish_beyond_patience_end_the_run_at_once(endpoint):
+    endpoint.answers = [bad(429, "pay", code="insufficient_quota"), bad(503, headers={"Retry-After": "3600"})]
+    with pytest.raises(BackendError, match=r"refused: HTTP 429: .*pay"):
+        policy(endpoint).act(turns("x"))
+    with pytest.raises(BackendError, match="asks to wait 3600 s, more than patience=600"):
+        policy(endpoint).act(turns("x"))
+    assert len(endpoint.requests) == 2
+
+
+def test_an_answer_nobody_waits_for_is_not_asked_for_again(endpoint, caplog):
+    endpoint.default = lambda request: bad(500)
+    acting = policy(endpoint, pause=60.0)
+    (turn,) = turns("x")
+    future = acting.submit(turn)
+    while "asking again" not in caplog.text:
+        time.sleep(0.01)
+    acting.forget(turn.episode)
+    with pytest.raises(BackendError, match="Nobody waits"):
+        future.result(timeout=10)
+    acting.close()
+
+
+def test_an_endpoints_wish_holds_for_every_question(endpoint):
+    endpoint.answers = [bad(503, headers={"Retry-After": "0.4"})]
+    acting = policy(endpoint)
+    begin = time.monotonic()
+    first = acting.submit(turns("x")[0])
+    while acting._gate.silent() == 0.0:
+        assert not first.done()
+        time.sleep(0.005)
+    second = acting.submit(turns("y")[0])
+    assert (first.result().text, second.result().text) == ("Action: x", "Action: y")
+    assert time.monotonic() - begin >= 0.4  # a lower bound: neither could go out before
+    assert len(endpoint.requests) == 3
+
+
+def test_a_wish_may_be_a_date_and_counts_from_the_endpoints_own_clock(endpoint):
+    endpoint.answers = [bad(429, headers={"Retry-After": formatdate(time.time() + 86400, usegmt=True)})]
+    with pytest.raises(BackendError, match=r"asks to wait 8\d{4} s, more than patience"):
+        policy(endpoint).act(turns("x"))
+    headers = {"date": "Wed, 21 Oct 2015 07:28:00 GMT", "retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}
+    assert _retry_after(headers) == 30.0
+
+
+@pytest.mark.parametrize("wish", ["", "nan", "inf", "soon", "Wed, 99 Oct 2015 07:28:00 GMT", "9" * 400])
+def test_a_wish_that_makes_no_sense_is_none(wish):
+    assert _retry_after({"retry-after": wish}) is None and _retry_after({"retry-after": "-3"}) == 0.0
 
 
 def test_a_conversation_too_long_is_answered_with_nothing(endpoint, caplog):
@@ -251,7 +244,11 @@ def test_a_key_with_a_line_break_loses_it_and_an_impossible_one_is_not_shown(end
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"concurrency": 0}, "concurrency=0"), ({"limit_field": "max_token"}, "Did you mean 'max_tokens'")],
+    [
+        ({"concurrency": 0}, "concurrency=0"),
+        ({"patience": -1.0}, "patience=-1"),
+        ({"limit_field": "max_token"}, "Did you mean 'max_tokens'"),
+    ],
 )
 def test_wrong_settings_are_named(endpoint, options, words):
     with pytest.raises(ConfigError, match=words):
