@@ -20,6 +20,7 @@ from icto_gym.errors import ConfigError, IctoError, InvalidTask, did_you_mean
 
 logger = logging.getLogger(__name__)
 
+PACKAGES = ("icto_gym", "trainers")
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 # verb: (where it is, one line of help); strings, so that help imports nothing
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"icto: error: {_message(error)}", file=sys.stderr)
         return WRONG_USAGE if isinstance(error, (ConfigError, InvalidTask)) else FAILED
     finally:
-        logging.getLogger().removeHandler(handler)
+        _put_back(handler)
 
 
 def _call(words: list[str]) -> int:
@@ -122,7 +123,7 @@ def _set_up(quiet: bool) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().addHandler(handler)
-    for name in ("icto_gym", "trainers"):
+    for name in PACKAGES:
         logging.getLogger(name).setLevel(_level(quiet))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -133,6 +134,13 @@ def _set_up(quiet: bool) -> logging.Handler:
     except ValueError:  # not the main thread: someone else owns the signals
         logger.debug("SIGTERM keeps its handler")
     return handler
+
+
+def _put_back(handler: logging.Handler) -> None:
+    """Leave logging as it was, for whoever calls `main` from a program."""
+    logging.getLogger().removeHandler(handler)
+    for name in PACKAGES:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def _level(quiet: bool) -> int:
