@@ -160,7 +160,7 @@ class OpenAIPolicy:
                 continue
             if tries > self._retries:
                 raise BackendError(
-                    f"{self._where()} gave no usable answer in {tries} tries; the latest: {answer.reason} "
+                    f"{self._where()} gave no usable answer in {tries} tries; the latest: {answer.reason.rstrip('.')}. "
                     "Run the same command again when the endpoint is well."
                 )
             seconds = self._gate.backoff(tries - 1)
@@ -184,13 +184,13 @@ class OpenAIPolicy:
         if trouble.wish is not None and trouble.wish > self._patience:
             raise BackendError(
                 f"{self._where()} asks to wait {trouble.wish:.0f} s, more than patience={self._patience:g}: "
-                f"{trouble.reason} {again}"
+                f"{trouble.reason.rstrip('.')}. {again}"
             )
         if silent >= self._patience or (tries > self._retries and seconds >= self._patience):
             did = "answered nobody" if silent >= self._patience else "turned one question away"
             raise BackendError(
                 f"{self._where()} {did} for {max(silent, self._patience):.0f} s "
-                f"(patience={self._patience:g}); the latest: {trouble.reason} {again}"
+                f"(patience={self._patience:g}); the latest: {trouble.reason.rstrip('.')}. {again}"
             )
 
     def _count(self, usage: Usage | None) -> None:
