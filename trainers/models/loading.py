@@ -6,6 +6,7 @@ Weights are read from safetensors only and no code of a model's author is run, s
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from icto_gym.errors import ConfigError, DataError, require
 from icto_gym.files import read_json
 from trainers.models import smollm2, tiny
 from trainers.models.config import LoRAConfig, ModelConfig
+from trainers.models.foreign import check_folder, lora_settings
 
 CHECKPOINT_FILE = "checkpoint.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -62,11 +64,16 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         raise DataError(f"{folder}: not a complete checkpoint, {CHECKPOINT_FILE} is missing.")
     record = read_json(path)
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(record).__name__}.")
     if record.get("format_version") != FORMAT_VERSION or record.get("kind") not in ("adapter", "full", "reward"):
         raise DataError(
             f"{path}: format_version {record.get('format_version')!r} and kind {record.get('kind')!r} are not known; "
             f"this version reads format_version {FORMAT_VERSION}, kinds 'adapter', 'full' and 'reward'."
         )
+    model = record.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise DataError(f"{path}: expected model with a name, found {str(model)[:80]!r}.")
     return record
 
 
@@ -132,20 +139,22 @@ def _load_base(config: ModelConfig) -> tuple[Any, Any]:
     import torch
 
     transformers = require("transformers", extra="train")
-    folder = _weights_folder(config.name)
-    # No attention is asked for: Transformers takes SDPA where the model's own (capped scores, sinks) allows it.
+    folder, where = _weights_folder(config)
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.quantization:
         options["quantization_config"] = _quantization(config)
     try:
         with smollm2.without_bars():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
-    except (OSError, ValueError) as error:  # ValueError: a folder that holds something else
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **where)
+            options["config"] = _settings(transformers, folder, where)
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, **where, **options)
+    except (OSError, ValueError, struct.error) as error:  # not OSError: it holds something else
         raise ConfigError(
             f"The model {config.name!r} could not be loaded ({str(error).splitlines()[0]}). Built in: "
-            f"{smollm2.NAME!r}, {tiny.NAME!r}; else give a folder or a name of the Hugging Face hub."
+            f"{smollm2.NAME!r}, {tiny.NAME!r}; else give a folder, a .gguf file or a name of the Hugging Face hub."
         ) from error
+    if "gguf_file" in where:
+        smollm2.forget_quantization(model)
     if tokenizer.chat_template is None:
         raise ConfigError(f"The tokenizer of {config.name!r} has no chat template. Use an instruction-tuned model.")
     if torch.cuda.is_available() and not config.quantization:
@@ -153,12 +162,35 @@ def _load_base(config: ModelConfig) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _weights_folder(name: str) -> str:
-    if name == smollm2.NAME:
-        return str(smollm2.smollm2_folder())
-    if name.partition(":")[0] == tiny.NAME:
-        return str(tiny.tiny_folder(name))
-    return name
+def _weights_folder(config: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """Where the weights are, and how Transformers is to read them: never code, never pickles."""
+    where: dict[str, Any] = {"trust_remote_code": False}  # the default would ask on a terminal
+    path = Path(config.name)
+    if path.suffix == ".gguf" and path.is_file():
+        require("gguf", extra="train")
+        if config.quantization:
+            raise ConfigError(f"{path} is unpacked to plain weights; model.quantization must be None for it.")
+        return str(path.parent), {**where, "gguf_file": path.name}
+    where["use_safetensors"] = True
+    if config.name == smollm2.NAME:
+        return str(smollm2.smollm2_folder()), where
+    if config.name.partition(":")[0] == tiny.NAME:
+        return str(tiny.tiny_folder(config.name)), where
+    if path.is_dir():
+        check_folder(path)
+    return config.name, where
+
+
+def _settings(transformers: Any, folder: str, where: Mapping[str, Any]) -> Any:
+    """The model's own configuration, with SDPA, or plain operations where SDPA cannot (capped scores, sinks).
+
+    Overwritten, since what stands there may be the name of a kernel to download and run, even beside an argument.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder, **where)
+    kinds = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    fits = type(config) not in kinds or getattr(kinds[type(config)], "_supports_sdpa", False)
+    config._attn_implementation = "sdpa" if fits else "eager"
+    return config
 
 
 def _quantization(config: ModelConfig) -> Any:
@@ -231,11 +263,13 @@ def _load_checkpoint(folder: Path, config: ModelConfig, *, asked: bool, trainabl
 
 def _load_adapter(folder: Path, config: ModelConfig, *, trainable: bool) -> LoadedModel:
     peft = require("peft", extra="peft")
-    _expect_file(folder, ADAPTER_FILE)
+    if not (folder / ADAPTER_FILE).is_file():  # peft would read a pickle in its place
+        raise DataError(f"{folder}: {ADAPTER_FILE} is missing, so the checkpoint cannot be loaded. Train it again.")
     model, tokenizer = _load_base(config)
     if trainable and config.quantization:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    model = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    shape = peft.LoraConfig(**lora_settings(folder, peft.LoraConfig().to_dict()), inference_mode=not trainable)
+    model = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=shape)
     if not trainable:
         model = _freeze(model if config.quantization else model.merge_and_unload())
     return LoadedModel(model, tokenizer, config)

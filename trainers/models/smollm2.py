@@ -76,7 +76,7 @@ def _convert(source: Path, folder: Path) -> None:
         with without_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **where)
             model = transformers.AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
-            _forget_quantization(model)
+            forget_quantization(model)
             tokenizer.save_pretrained(draft)
             model.save_pretrained(draft)
         os.replace(draft, folder)
@@ -85,7 +85,7 @@ def _convert(source: Path, folder: Path) -> None:
         raise
 
 
-def _forget_quantization(model: Any) -> None:
+def forget_quantization(model: Any) -> None:
     """The weights are plain floats now; what still says otherwise would stop others from training them."""
     model.is_quantized = False
     for name in ("hf_quantizer", "quantization_method"):

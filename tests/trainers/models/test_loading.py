@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError, DataError, DependencyNotInstalled
 from icto_gym.files import write_json
 from trainers.models import LoRAConfig, ModelConfig, smollm2
@@ -155,7 +156,6 @@ def test_nf4_weights_train_an_adapter():
 
 @pytest.mark.model
 def test_smollm2_masks_are_exact_and_its_loss_is_finite():
-    from icto_gym.dialogue import Message
     from trainers.tokenization import encode_conversation, encode_prompt
 
     loaded = load_model(smollm2.NAME)
@@ -187,3 +187,128 @@ def test_an_adapter_can_be_confined_to_the_last_blocks(tmp_path):
     assert trained and all("layers.1." in name for name in trained)
     with pytest.raises(ConfigError, match="last_blocks >= 1"):
         LoRAConfig(last_blocks=0)
+
+
+def tiny_gguf(path):
+    """A Llama of one layer in a GGUF file, as other tools write it: float32, one token per byte, a ChatML template."""
+    import gguf
+
+    from trainers.models.tiny import TEMPLATE, byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    words.append(words[10] + words[11])  # the format wants at least one merge
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(512)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(words))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(words) - 3))
+    writer.add_token_merges([f"{words[10]} {words[11]}"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_pad_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    shapes |= {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64), "attn_norm": (32,), "ffn_norm": (32,)}
+    names = {f"blk.0.{name}.weight": shape for name, shape in shapes.items()}
+    names |= {"token_embd.weight": (len(words), 32), "output_norm.weight": (32,), "output.weight": (len(words), 32)}
+    generator = torch.Generator().manual_seed(0)
+    for name, shape in names.items():
+        writer.add_tensor(name, (0.3 * torch.randn(shape, generator=generator) + ("norm" in name)).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_is_unpacked_trained_saved_and_loaded_again(tmp_path):
+    pytest.importorskip("gguf")
+    from trainers.tokenization import encode_conversation
+    from trainers.training.config import OptimizerConfig
+    from trainers.training.engine import prepare
+
+    source = str(tiny_gguf(tmp_path / "tiny.gguf"))
+    loaded = load_model(ModelConfig(name=source, lora=LoRAConfig(r=2)), trainable=True)
+    assert prepare(loaded.model, OptimizerConfig(), dropout=False)
+    encoded = encode_conversation(loaded.tokenizer, [Message("user", "Shop."), Message("assistant", "Action: a")])
+    assert loaded.tokenizer.decode([i for i, t in zip(encoded.input_ids, encoded.turns, strict=True) if t == 0]) == (
+        "Action: a<|im_end|>"
+    )
+    disturb(loaded.model)
+    folder = save(tmp_path / "adapter", loaded)
+    assert torch.allclose(load_model(folder).model(IDS).logits, loaded.model(IDS).logits, atol=1e-4)
+    plain = load_model(ModelConfig(name=source, lora=None), trainable=True)
+    whole = save(tmp_path / "whole", plain)
+    assert torch.equal(load_model(whole).model(IDS).logits, plain.model(IDS).logits)
+
+
+def test_a_gguf_file_cannot_be_quantised_once_more(tmp_path):
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(ConfigError, match="unpacked to plain weights"):
+        load_model(ModelConfig(name=str(tmp_path / "a.gguf"), quantization="nf4"))
+
+
+def test_a_broken_gguf_file_is_no_model(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF and nothing else")
+    with pytest.raises(ConfigError, match="could not be loaded"):
+        load_model(str(tmp_path / "a.gguf"))
+
+
+def test_nf4_with_an_adapter_is_trained_saved_reloaded_merged_and_generates(tmp_path):
+    """QLoRA: 4-bit weights with their scales quantised too, float32 adapters, which alone are trained and saved."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from trainers.batches import collate
+    from trainers.models.scoring import score_tokens
+    from trainers.tokenization import Encoded
+    from trainers.training.config import OptimizerConfig
+    from trainers.training.engine import Engine, prepare
+
+    settings = ModelConfig(name="tiny-random", quantization="nf4", lora=LoRAConfig(r=4))
+    loaded = load_model(settings, trainable=True)
+    layers = [layer for layer in loaded.model.modules() if isinstance(layer, bitsandbytes.nn.Linear4bit)]
+    assert len(layers) == 14
+    assert all(layer.weight.quant_state.quant_type == "nf4" and layer.weight.quant_state.nested for layer in layers)
+    optimizer = OptimizerConfig(learning_rate=0.01, schedule="constant", warmup_ratio=0.0)
+    packed = prepare(loaded.model, optimizer, dropout=False)
+    engine = Engine(loaded.model, optimizer, 8)
+    batch = collate([Encoded(IDS[0].tolist(), [-1] * 10 + [0] * 10)], packed=packed)
+    losses = []
+    for step in range(8):
+        loss = -score_tokens(loaded.model, batch).mean()
+        engine.backward(loss)
+        engine.step(step)
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert not any(layer.weight.requires_grad for layer in layers)
+    loaded.model.eval()
+    logits = loaded.model(IDS).logits
+
+    folder = save(tmp_path / "adapter", loaded)
+    assert (folder / "adapter_model.safetensors").stat().st_size < 100_000
+    again, acting = load_model(folder, trainable=True), load_model(folder)
+    assert again.config == acting.config == settings
+    learned, back = ({n: p for n, p in m.named_parameters() if p.requires_grad} for m in (loaded.model, again.model))
+    assert learned.keys() == back.keys() and all(torch.equal(value, back[name]) for name, value in learned.items())
+    # The kernels for 4 bits round in their own ways, with gradients and without; what was learned is far larger.
+    untrained = (load_model(settings).model(IDS).logits - logits).abs().mean()
+    for model in (again.model.eval(), acting.model):
+        assert (model(IDS).logits - logits).abs().mean() < 0.05 * untrained
+
+    generate = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2}
+    with merged_for_generation(again.model) as model:
+        written = model.generate(input_ids=IDS, **generate)
+    assert torch.equal(acting.model.generate(IDS, **generate), written)
+    # Loaded afresh: bitsandbytes lays 4-bit weights out anew for a CPU once they are read without gradients, and what
+    # is merged into them then is lost.
+    merged = load_model(folder, trainable=True).model.merge_and_unload()
+    difference = (merged(IDS).logits - logits).abs().mean()
+    assert difference < 0.2 * logits.std()  # bitsandbytes rounds a merged layer to 4 bits again
