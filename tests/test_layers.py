@@ -13,6 +13,7 @@ FLOORS = {  # module prefix -> floor; the longest prefix counts
     "trainers.distributed": 2,
     "trainers.policies": 3, "trainers.pairing": 3, "trainers.batches": 3, "trainers.packing": 3, "trainers.runs": 3,
     "trainers.rollout": 4, "trainers.workers": 4, "trainers.rooms": 4, "trainers.episodes": 4, "trainers.sampling": 3,
+    "trainers.replicas": 4,
     "trainers.feedback": 4, "trainers.training": 4, "trainers.evaluation": 4,
     "trainers.exchange": 4, "trainers.trackers": 3,
     "trainers.report": 4, "trainers.markers": 2, "trainers.stages": 5,
@@ -21,7 +22,7 @@ FLOORS = {  # module prefix -> floor; the longest prefix counts
 HEAVY = {"ray", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "spacy", "py4j", "textworld", "alfworld"}
 LIGHT = (
     "cli", "stages", "methods", "pairing", "records", "runs", "config", "report", "feedback", "policies", "rollout",
-    "workers", "rooms",
+    "workers", "rooms", "replicas",
 )  # fmt: skip
 BENCHMARKS = ("webshop", "scienceworld", "alfworld")
 

@@ -20,10 +20,10 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -33,6 +33,7 @@ from icto_gym.trajectory import Trajectory
 from trainers.episodes import Setting, Source, trajectory_id
 from trainers.policies.base import Answer, Policy, Turn
 from trainers.records import write_records
+from trainers.replicas import play_in_replicas
 from trainers.sampling import Job, RolloutConfig, parse_workers, plan_jobs
 from trainers.workers import Workers
 
@@ -84,9 +85,13 @@ def rollout(
     plan = parse_workers(workers if workers is not None else first.workers)
     log = _Log(store, len(pending), max(BROKEN_IN_A_ROW, 2 * size), progress)
     logger.info("playing %d episodes with %s, %d at a time", len(pending), policy.name, size)
-    places = Workers(plan, setting, min(size, len(pending)), step_timeout or first.step_timeout)
+    size, timeout = min(size, len(pending)), step_timeout or first.step_timeout
     try:
-        _Play(policy, places, pending, log, size).to_the_end()
+        if plan is not None and plan.replicas:
+            play_in_replicas(policy, plan, setting, pending, log.keep, size, timeout, _Play)
+        else:
+            with contextlib.closing(Workers(plan, setting, size, timeout)) as places:
+                _Play(policy, places, pending, log.keep, size).to_the_end()
         log.settle()
     except BackendError as error:
         raise BackendError(
@@ -95,7 +100,6 @@ def rollout(
         ) from error
     finally:
         log.bar.close()
-        places.close()
     logger.info("played %d episodes with %s: %d successes, %d broken", log.done, policy.name, log.successes, log.broken)
 
 
@@ -139,8 +143,10 @@ class _Answered(NamedTuple):
 class _Play:
     """The loop; see the module's text."""
 
-    def __init__(self, policy: Policy, workers: Workers, pending: deque[Job], log: _Log, size: int) -> None:
-        self._policy, self._workers, self._pending, self._log, self._size = policy, workers, pending, log, size
+    def __init__(
+        self, policy: Policy, workers: Workers, pending: deque[Job], keep: Callable[[Trajectory], Any], size: int
+    ) -> None:
+        self._policy, self._workers, self._pending, self._store, self._size = policy, workers, pending, keep, size
         self._under_way: set[str] = set()
         self._waiting: dict[str, Turn] = {}
         self._futures: dict[str, Future[Answer]] = {}
@@ -150,17 +156,7 @@ class _Play:
     def to_the_end(self) -> None:
         """Play every pending job."""
         try:
-            self._begin_episodes()
-            while self._under_way:
-                event = self._next_event()
-                if event is None:
-                    self._ask()
-                elif isinstance(event, Trajectory):
-                    self._keep(event)
-                elif isinstance(event, _Answered):
-                    self._pass_on(event)
-                else:
-                    self._wait(event)
+            self.go_on((), lambda: False)
         except BackendError:
             self._keep_finished()
             raise
@@ -175,7 +171,22 @@ class _Play:
         with contextlib.suppress(BackendError):
             while (event := self._workers.next(0)) is not None:
                 if isinstance(event, Trajectory) and event.error is None:
-                    self._log.keep(event)
+                    self._store(event)
+
+    def go_on(self, jobs: Iterable[Job], enough: Callable[[], bool]) -> None:
+        """Take on further jobs, and play until it is enough or nothing is under way."""
+        self._pending.extend(jobs)
+        self._begin_episodes()
+        while self._under_way and not enough():
+            event = self._next_event()
+            if event is None:
+                self._ask()
+            elif isinstance(event, Trajectory):
+                self._keep(event)
+            elif isinstance(event, _Answered):
+                self._pass_on(event)
+            else:
+                self._wait(event)
 
     def _begin_episodes(self) -> None:
         while self._pending and len(self._under_way) < self._size:
@@ -201,7 +212,7 @@ class _Play:
         self._under_way.remove(name)
         self._waiting.pop(name, None)
         self._futures.pop(name, None)
-        self._log.keep(trajectory)
+        self._store(trajectory)
         getattr(self._policy, "forget", _nothing)(name)
         self._begin_episodes()
 

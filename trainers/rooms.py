@@ -21,7 +21,7 @@ from icto_gym.errors import BackendError, ConfigError, IctoError, require
 from icto_gym.trajectory import Trajectory
 from trainers.episodes import Playroom, Setting
 from trainers.policies.base import Answer, Turn
-from trainers.sampling import Job
+from trainers.sampling import Job, WorkerPlan
 
 START_SECONDS = 120.0
 """How long a room may take to open: imports, or a Ray cluster's finding a processor for it."""
@@ -168,21 +168,21 @@ def _failure(error: Exception) -> tuple[None, Exception, str]:
 class RayRoom:
     """A room in a Ray actor, on whichever machine of the cluster has a processor free."""
 
-    def __init__(self, setting: Setting, timeout: float) -> None:
+    def __init__(self, setting: Setting, timeout: float, plan: WorkerPlan) -> None:
         """Args:
         setting: what is played.
         timeout: seconds after which a call counts as hanging; the actor is ended then.
+        plan: what of its machine the actor takes.
 
         Raises:
-            NoRoom: the cluster has no processor free, or the actor does not start.
+            NoRoom: the cluster has not that much free, or the actor does not start.
         """
         self._ray, self._timeout = require("ray", extra="ray"), timeout
-        actor = self._ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(Playroom)
         try:
-            self._actor = actor.remote(setting)
+            self._actor = ray_actor(Playroom, plan).remote(setting)
             self._call("__ray_ready__", timeout=START_SECONDS)
         except RoomLost as error:
-            raise NoRoom(f"Ray gave no worker: {error} A worker takes one processor of the cluster.") from error
+            raise NoRoom(f"Ray gave no worker: {error} {taken(plan)}") from error
 
     def begin(self, job: Job, said: Sequence[Answer] = ()) -> Turn | Trajectory:
         return self._call("begin", job, said, timeout=self._timeout)
@@ -201,17 +201,40 @@ class RayRoom:
         self._ray.kill(self._actor)
 
     def _call(self, method: str, *arguments: Any, timeout: float) -> Any:
-        exceptions = self._ray.exceptions
         try:
-            return self._ray.get(getattr(self._actor, method).remote(*arguments), timeout=timeout)
-        except exceptions.RayTaskError as error:  # what the room itself raised
-            raise error.cause from error
-        except exceptions.GetTimeoutError:
+            return ray_result(getattr(self._actor, method).remote(*arguments), timeout, timeout)
+        except RoomLost:
             self.kill()
-            raise RoomLost(f"The Ray worker did not answer within {timeout:g} s and was ended.") from None
-        except exceptions.RayError as error:  # the actor, its machine or the way to it is gone
-            self.kill()
-            raise RoomLost(f"The Ray worker is gone ({type(error).__name__}).") from error
+            raise
+
+
+def ray_actor(kind: type, plan: WorkerPlan) -> Any:
+    """A class as one of Ray actors, spread over the machines, each taking its share of one."""
+    ray = require("ray", extra="ray")
+    return ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus, scheduling_strategy="SPREAD")(kind)
+
+
+def taken(plan: WorkerPlan) -> str:
+    """What one Ray worker needs, in words."""
+    cards = f" and gpus={plan.gpus:g}" if plan.gpus else ""
+    return f"A worker takes cpus={plan.cpus:g}{cards} of one machine of the cluster."
+
+
+def ray_result(call: Any, seconds: float, allowed: float) -> Any:
+    """What a call to an actor gave, waiting for so many seconds of those it was ``allowed``.
+
+    Raises:
+        RoomLost: the actor is gone, or hangs. What the call itself raised comes out as it was.
+    """
+    ray = require("ray", extra="ray")
+    try:
+        return ray.get(call, timeout=seconds)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.GetTimeoutError:
+        raise RoomLost(f"The Ray worker did not answer within {allowed:g} s and was ended.") from None
+    except ray.exceptions.RayError as error:  # the actor, its machine or the way to it is gone
+        raise RoomLost(f"The Ray worker is gone ({type(error).__name__}).") from error
 
 
 @contextlib.contextmanager

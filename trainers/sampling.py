@@ -56,7 +56,9 @@ class RolloutConfig:
     """Note at every step whether the action begins a shortest way to success, where the environment knows."""
     workers: str | None = None
     """Where environments run: none (in this thread), threads:N, processes:N or ray:N; results do not depend on it.
-    Left out: in threads where they wait for another process (a Java machine, a browser), else in this thread."""
+    Left out: in threads where they wait for another process (a Java machine, a browser), else in this thread.
+    ray:N,replicas: each of N Ray actors also holds a copy of the policy and plays whole episodes. What an actor takes
+    of its machine: ray:N,replicas,cpus=2,gpus=0.5 (default: one processor, no graphics card)."""
     step_timeout: float = 600.0
     """Seconds after which a step in a process or Ray worker counts as hanging; the worker is replaced."""
 
@@ -83,21 +85,63 @@ _RANGES = (
 WORKER_KINDS = ("none", "threads", "processes", "ray")
 
 
-def parse_workers(text: str | None) -> tuple[str, int] | None:
-    """``"threads:4"`` -> ``("threads", 4)``; ``"none"`` -> ``("none", 0)``; None: each environment's own kind.
+class WorkerPlan(NamedTuple):
+    """What `RolloutConfig.workers` says."""
+
+    kind: str
+    number: int
+    replicas: bool = False
+    """Each worker holds a copy of the policy."""
+    cpus: float = 1.0
+    """Processors of the Ray cluster that one worker takes."""
+    gpus: float = 0.0
+    """Graphics cards that one worker takes; below 1: it shares one."""
+
+
+def parse_workers(text: str | None) -> WorkerPlan | None:
+    """``"threads:4"`` -> 4 threads; ``"none"`` -> none, 0 of them; None: each environment's own kind.
 
     Raises:
         ConfigError: it says something else.
     """
     if text is None:
         return None
-    kind, _, number = str(text).partition(":")
+    first, *words = str(text).split(",")
+    kind, _, number = first.partition(":")
     check_name(kind, WORKER_KINDS, "kind of workers")
-    if kind == "none" and not number:
-        return kind, 0
+    if kind == "none" and not number and not words:
+        return WorkerPlan(kind, 0)
     if kind == "none" or not number.isdecimal() or not 1 <= int(number) <= 10_000:
         raise ConfigError(f"workers is {text!r}; write none, threads:N, processes:N or ray:N with N from 1.")
-    return kind, int(number)
+    if words and kind != "ray":
+        raise ConfigError(f"workers is {text!r}; only ray:N takes more words, such as ray:{number},{','.join(words)}.")
+    plan = WorkerPlan(kind, int(number))
+    for word in words:
+        plan = _with_word(plan, word.strip(), str(text))
+    return plan
+
+
+def _with_word(plan: WorkerPlan, word: str, text: str) -> WorkerPlan:
+    name, _, amount = word.partition("=")
+    check_name(name, ("replicas", "cpus", "gpus"), "word in workers")
+    if name == "replicas" and word == name:
+        return plan._replace(replicas=True)
+    try:
+        number = float(amount)
+    except ValueError:
+        number = -1.0
+    # Ray lends a part of one processor or card, or whole ones
+    if name == "replicas" or not 0 <= number <= 10_000 or (number > 1 and not number.is_integer()):
+        raise ConfigError(
+            f"workers is {text!r}, where {word!r} is not understood; write such as ray:4,replicas,cpus=2,gpus=0.5. "
+            "Of cpus and gpus a part of one or a whole number can be taken."
+        )
+    return plan._replace(cpus=number) if name == "cpus" else plan._replace(gpus=number)
+
+
+def without_replicas(text: str | None) -> str | None:
+    """The same workers with environments alone, for a policy that cannot be copied, such as one in training."""
+    return text and ",".join(word for word in text.split(",") if word.strip() != "replicas")
 
 
 class Job(NamedTuple):

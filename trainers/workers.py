@@ -24,7 +24,7 @@ from icto_gym.trajectory import Trajectory
 from trainers.episodes import Playroom, Setting, broken_trajectory, trajectory_id
 from trainers.policies.base import Answer, Turn
 from trainers.rooms import CLOSE_SECONDS, NoRoom, ProcessRoom, RayRoom, Room, RoomLost, ray_cluster
-from trainers.sampling import Job, RolloutConfig, waits_elsewhere
+from trainers.sampling import Job, RolloutConfig, WorkerPlan, waits_elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class _Charge:
 class Workers:
     """Episodes in rooms: `begin` and `answer` them, and `next` says what comes of it."""
 
-    def __init__(self, plan: tuple[str, int] | None, setting: Setting, size: int, timeout: float = 600.0) -> None:
+    def __init__(self, plan: WorkerPlan | None, setting: Setting, size: int, timeout: float = 600.0) -> None:
         """Args:
         plan: kind and number of workers (`trainers.sampling.parse_workers`); None: threads for the sources that
             wait for other processes, this thread for the others.
@@ -76,7 +76,8 @@ class Workers:
         size: episodes under way at once, at most; more workers than that are not started.
         timeout: seconds after which a call to another process counts as hanging.
         """
-        kind, number = plan or ("threads", min(size, MOST_THREADS))
+        plan_or_own = plan or WorkerPlan("threads", min(size, MOST_THREADS))
+        kind, number = plan_or_own.kind, plan_or_own.number
         self._setting, self._charges = setting, dict[str, _Charge]()
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._elsewhere = [kind != "none" and (plan is not None or _waits(source)) for source in setting.sources]
@@ -87,7 +88,7 @@ class Workers:
         kinds: dict[str, Callable[[], Room]] = {
             "threads": partial(Playroom, _in_one_process(setting)),
             "processes": partial(ProcessRoom, setting, timeout),
-            "ray": partial(RayRoom, setting, timeout),
+            "ray": partial(RayRoom, setting, timeout, plan_or_own),
         }
         open_room = kinds.get(kind, kinds["threads"])
         self._crew = [_Hand(open_room, self._events) for _ in range(min(number, size) if any(self._elsewhere) else 0)]

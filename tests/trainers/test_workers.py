@@ -17,7 +17,7 @@ from icto_gym.wrappers import ReAct
 from trainers.policies import make_policy
 from trainers.policies.base import Answer
 from trainers.rollout import RolloutConfig, plan_jobs, rollout
-from trainers.sampling import parse_workers, waits_elsewhere
+from trainers.sampling import WorkerPlan, parse_workers, waits_elsewhere, without_replicas
 
 CONFIG = RolloutConfig(env_id="icto_gym.testing:Scripted-v0", epsilon=0.3, attempts=2)
 SHOP = RolloutConfig(env_id="icto/WebShop-v0", attempts=2, max_tasks=4, epsilon=0.2)
@@ -184,11 +184,28 @@ def test_each_environment_says_whether_it_gains_from_threads():
     assert not waits_elsewhere("icto/WebShop-v0") and not waits_elsewhere("no/such-v0")
 
 
-@pytest.mark.parametrize("text", ["threads", "threads:0", "none:2", "proceses:2", "ray:x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "threads",
+        "threads:0",
+        "none:2",
+        "proceses:2",
+        "ray:x",
+        "ray:2,replica",
+        "ray:2,replicas=2",
+        "ray:2,cpus=1.5",
+        "ray:2,gpus=-1",
+        "ray:2,gpus=nan",
+        "processes:2,replicas",
+    ],
+)
 def test_wrong_workers_are_named(text):
     with pytest.raises(ConfigError, match="workers"):
         RolloutConfig(workers=text)
-    assert parse_workers("ray:2") == ("ray", 2) and parse_workers(None) is None
+    assert parse_workers("ray:2") == WorkerPlan("ray", 2) and parse_workers(None) is None
+    assert parse_workers("ray:3, replicas,gpus=0.5,cpus=2") == WorkerPlan("ray", 3, True, 2.0, 0.5)
+    assert without_replicas("ray:3,replicas,gpus=0.5") == "ray:3,gpus=0.5" and without_replicas(None) is None
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from trainers.evaluation.provenance import code_version, environment_facts, pack
 from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.policies.base import Policy, derive_seed
 from trainers.rollout import Job, RolloutConfig, plan_jobs, play_in_order, rollout
-from trainers.sampling import choose_tasks, list_tasks
+from trainers.sampling import choose_tasks, list_tasks, without_replicas
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +210,7 @@ def make_probe(
     if probe.tasks == 0:
         return None
     played = greedy(config, probe.split, probe.tasks)
+    played = replace(played, workers=without_replicas(played.workers))  # the live model is here alone
     jobs = plan_jobs(played)
 
     def look(step: int, model: Any, tokenizer: Any) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from icto_gym.errors import ConfigError, check_name, did_you_mean
@@ -35,14 +36,20 @@ def make_policy(spec: str, **options: Any) -> Policy:
         ConfigError: no such policy or option, with the nearest name.
     """
     kind, _, rest = spec.partition(":")
-    if kind in _BUILT_IN:
-        return _built_in(kind, rest, options)
-    if rest:
-        return _by_path(spec, options)
+    if kind in _BUILT_IN or rest:
+        policy = _built_in(kind, rest, options) if kind in _BUILT_IN else _by_path(spec, options)
+        return note_recipe(policy, {"spec": spec, "model": None, "options": options})
     raise ConfigError(
         f"Unknown policy {spec!r}.{did_you_mean(kind, _BUILT_IN)} Give one of {', '.join(map(repr, _FORMS))}, "
         "or the dotted path 'my_package.module:MyPolicy'."
     )
+
+
+def note_recipe(policy: Policy, recipe: Mapping[str, Any]) -> Policy:
+    """Have a policy know, as ``made_by``, how it is made again; one that takes no attributes does not."""
+    with contextlib.suppress(AttributeError):
+        policy.made_by = recipe  # type: ignore[attr-defined]
+    return policy
 
 
 def _built_in(kind: str, rest: str, options: dict[str, Any]) -> Policy:

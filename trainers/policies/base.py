@@ -52,6 +52,7 @@ class Policy(Protocol):
     demonstrated action into ``info``; `reads_actions = False`, which spares environments in other
     processes listing ``info["admissible_actions"]``; and, where others do the computing,
     `submit(turn) -> Future[Answer]`, which a rollout prefers to `act`: no answer waits for another.
+    `make_policy` adds `made_by`, the recipe from which Ray workers make their replicas.
     """
 
     name: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.models.config import ModelConfig
-from trainers.policies import Policy, make_policy
+from trainers.policies import Policy, make_policy, note_recipe
 from trainers.runs import digest
 
 Start = Path | ModelConfig
@@ -41,14 +41,17 @@ class Player:
 def model_player(start: Start, name: str, acting: ActingConfig) -> Player:
     """A language model, from a checkpoint or by its config."""
 
+    spec = f"hf:{start}" if isinstance(start, Path) else None
+    model = None if isinstance(start, Path) else start.to_dict()
+    recipe = {"spec": spec, "model": model, "options": {"name": name, **asdict(acting)}}
+
     def load() -> Policy:
         from trainers.policies.hf import HFPolicy
 
-        return HFPolicy.load(start, name=name, **asdict(acting))  # type: ignore[arg-type]
+        policy = HFPolicy.load(start, name=name, **asdict(acting))  # type: ignore[arg-type]
+        return note_recipe(policy, recipe)
 
-    spec = f"hf:{start}" if isinstance(start, Path) else None
-    model = None if isinstance(start, Path) else start.to_dict()
-    return Player(name, start, load, {"spec": spec, "model": model, "options": {"name": name, **asdict(acting)}})
+    return Player(name, start, load, recipe)
 
 
 def named_player(spec: str, options: Mapping[str, Any] | None = None) -> Player:
