@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,11 @@ from trainers.report.episodes import parting
 from trainers.report.likelihoods import likelihood_file
 from trainers.runs import digest
 
-pytest.importorskip("selenium", reason="the browser extra is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (shutil.which("chromium") and shutil.which("chromedriver")), reason="needs chromium"),
-]
+IN_CI = os.environ.get("CI") == "true"
+if not IN_CI:
+    pytest.importorskip("selenium", reason="the browser extra is not installed")
+MISSING = [program for program in ("chromium", "chromedriver") if not shutil.which(program)]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING) and not IN_CI, reason=f"needs {MISSING}")]
 _spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))
 runs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(runs)
