@@ -244,3 +244,17 @@ def test_further_environments_are_played_in_the_same_rollout(tmp_path, capsys):
     capsys.readouterr()
     assert main(words) == 2
     assert "env_idd" in (told := capsys.readouterr().err) and "more.yaml" in told
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path):
+    """Torch as if it were not installed, in the middle of a method."""
+    words = ["run", "bc", "--model.name", "tiny-random", "--rollout.env-id", ENV, "--run", str(tmp_path / "run")]
+    without = "import sys; sys.modules['torch'] = None; "
+    program = without + "from trainers.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    ended = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "icto: error: 'torch' is not installed. Install it: pip install 'icto-gym[train]'"
+    )
+    ended = subprocess.run([sys.executable, "-c", without + "import trainers.losses"], capture_output=True, text=True)
+    assert "pip install 'icto-gym[train]'" in ended.stderr.splitlines()[-1]

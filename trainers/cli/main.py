@@ -82,6 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # such as `icto tasks ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except ModuleNotFoundError as error:
+        extra = _extra_with(error.name or "")
+        if debug or extra is None:
+            raise
+        mend = f"Install it: pip install 'icto-gym[{extra}]'"
+        print(f"icto: error: {error.name!r} is not installed. {mend}", file=sys.stderr)
+        return FAILED
     except (IctoError, OSError) as error:
         if debug:
             raise
@@ -109,6 +116,14 @@ def _call(words: list[str]) -> int:
     except SystemExit as stop:  # how tyro ends after --help (0) and wrong usage (2)
         return stop.code if isinstance(stop.code, int) else FAILED
     return DONE
+
+
+def _extra_with(module: str) -> str | None:
+    """The extra that brings a missing module; None where it is no optional package of ours."""
+    from trainers.cli.look import extras
+
+    top = module.partition(".")[0]
+    return next((extra for extra, packages in extras().items() if top in packages), None)
 
 
 def _take_flag(words: list[str], flag: str) -> bool:

@@ -1,5 +1,10 @@
 """The losses, each one page that reads like its formula. They take tensors and know nothing of models or episodes."""
 
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"The losses need torch ({error}). Install it: pip install 'icto-gym[train]'") from error
+
 from trainers.losses.dpo import PreferenceLoss, dpo_loss, log_ratio_loss, step_dpo_loss
 from trainers.losses.logprobs import sum_logps, token_logps
 from trainers.losses.reward import reward_loss
