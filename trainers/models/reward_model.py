@@ -44,7 +44,7 @@ class RewardModel(torch.nn.Module):
         hidden = hidden_states(
             self.backbone, tokens.input_ids, tokens.position_ids, tokens.attention_mask, tokens.segment_map
         )
-        return self.head(hidden[positions].float()).squeeze(-1)
+        return self._read_off(hidden[positions])
 
     def encode(self, trajectory: Trajectory) -> Encoded:
         """The conversation of a trajectory with every reply marked, cut on the right if it is too long."""
@@ -61,8 +61,12 @@ class RewardModel(torch.nn.Module):
         places = reply_places(encoded, len(trajectory.steps))
         self.eval()
         hidden = hidden_states(self.backbone, ids, torch.arange(ids.shape[1], device=ids.device)[None])
-        values = self.head(hidden[places].float()).squeeze(-1).tolist()
+        values = self._read_off(hidden[places]).tolist()
         return values + [values[-1] if values else 0.0] * (len(trajectory.steps) - len(values))
+
+    def _read_off(self, hidden: Tensor) -> Tensor:
+        """Values of hidden states (..., D): (...), float32. DeepSpeed turns the head into 16 bits with the backbone."""
+        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, trainable: bool = False) -> RewardModel:

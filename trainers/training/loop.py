@@ -201,7 +201,8 @@ def _stop(what: str, value: float, step: int, batch: Any, names: list[str], out:
     """Save the batch that broke the training and raise; a launcher then stops the other processes."""
     from safetensors.torch import save_file
 
-    place = out / f"nonfinite-step-{step + 1:06d}"
+    rank = distributed.rank()  # a gradient that is not finite stops all processes at once, each with its own batch
+    place = out / (f"nonfinite-step-{step + 1:06d}" + (f"-process-{rank}" if rank else ""))
 
     def fill(draft: Path) -> None:
         save_file(

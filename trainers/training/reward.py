@@ -17,7 +17,7 @@ from icto_gym.errors import DataError
 from icto_gym.files import write_json
 from icto_gym.trajectory import Trajectory
 from trainers import distributed
-from trainers.batches import RewardBatch, collate, last_places, split_to_fit
+from trainers.batches import RewardBatch, collate, last_places, split_to_fit, to_device
 from trainers.losses import reward_loss
 from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record
 from trainers.models.reward_model import BACKBONE, RewardModel, new_reward_model, pad_rows
@@ -70,10 +70,12 @@ def train_reward(
     model = new_reward_model(start, config.max_length)
     plan = RewardPlan(model, known, wanted, config)
     plan.packed = prepare(model.backbone, config, dropout=False)
+    # before the engine, which may split the weights over processes: then one alone cannot use the model
+    before = {} if distributed.rank() else plan.holdout_error(model)
     engine = make_engine(model, config, total_steps(plan.size, config))
     logger.info("fits %d trajectories in %d optimiser steps", plan.size, engine.total_steps)
     if log and distributed.rank() == 0:
-        log({"step": 0, **plan.holdout_error(model)})
+        log({"step": 0, **before})
     return fit(
         engine,
         plan,
@@ -168,6 +170,7 @@ class RewardPlan:
         mean = sum(known) / len(known)
         error = baseline = steps = 0.0
         for batch in self._batches(self.held_out):
+            batch = to_device(batch, next(model.parameters()).device)
             values = model.values(batch.tokens, batch.positions)
             error += float((batch.mask * (values - batch.targets).square()).sum())
             baseline += float((batch.mask * (mean - batch.targets).square()).sum())

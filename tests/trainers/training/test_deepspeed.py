@@ -17,27 +17,34 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 from pathlib import Path
 import torch, transformers, peft, deepspeed
 sys.path.insert(0, sys.argv[1])
-from conftest import make_pair
+from conftest import make_pair, make_trajectory
 from trainers import distributed
 from trainers.distributed import EngineConfig, launched
 from trainers.models import LoRAConfig, ModelConfig
 from trainers.models.tiny import tiny_folder
-from trainers.training.config import DPOConfig
+from trainers.training.config import DPOConfig, RewardConfig
 from trainers.training.dpo import train_dpo
+from trainers.training.reward import train_reward
 
 torch.set_num_threads(1)
 tiny_folder()
 
 def work(out, preset, die_at):
     lora = None if "full" in out else LoRAConfig(r=2, alpha=4)
-    config = DPOConfig(epochs=2, batch_size=4, save_every=1, learning_rate=5e-3, micro_batch_tokens=150)
+    model = ModelConfig("tiny-random", lora=lora)
+    common = dict(epochs=2, batch_size=4, save_every=1, learning_rate=5e-3, micro_batch_tokens=150)
     def log(record):
         with open(out + ".log", "a") as handle:
             handle.write(json.dumps(record) + "\\n")
         if record["step"] == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
     with launched(EngineConfig("deepspeed", preset) if preset else EngineConfig()):
-        train_dpo([make_pair(n) for n in range(6)], ModelConfig("tiny-random", lora=lora), config, Path(out), log=log)
+        if "reward" in out:
+            episodes = [make_trajectory(n) for n in range(8)]
+            targets = {item.trajectory_id: [0.5] * len(item.steps) for item in episodes}
+            train_reward(episodes, targets, model, RewardConfig(holdout=0.25, **common), Path(out), log=log)
+        else:
+            train_dpo([make_pair(n) for n in range(6)], model, DPOConfig(**common), Path(out), log=log)
 
 def attempt(out, preset, world, die_at=-1):
     with socket.socket() as free:
@@ -93,6 +100,8 @@ def outcomes(tmp_path_factory):
         "killed-two": [("zero3", 2, 2), ("zero1", 2)],
         "full-one": [("", 1)],
         "full-zero3": [("zero3", 2, 2), ("zero3", 2)],
+        "reward-one": [("", 1)],
+        "reward-zero3": [("zero3", 2)],
     }
     words = json.dumps([(str(base / name), plan) for name, plan in plans.items()])
     command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(here), words]
@@ -112,6 +121,7 @@ def outcomes(tmp_path_factory):
         ("killed", "one"),
         ("killed-two", "one"),
         ("full-zero3", "full-one"),
+        ("reward-zero3", "reward-one"),
     ],
 )
 def test_two_processes_have_the_losses_of_one(outcomes, way, alone):

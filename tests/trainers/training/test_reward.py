@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from icto_gym.errors import ConfigError, DataError
 from trainers.models.loading import load_model, read_checkpoint
-from trainers.models.reward_model import RewardModel
+from trainers.models.reward_model import RewardModel, new_reward_model
 from trainers.training.config import RewardConfig
-from trainers.training.reward import train_reward
+from trainers.training.reward import RewardPlan, train_reward
 
 CONFIG = RewardConfig(learning_rate=3e-3, epochs=10, batch_size=4, holdout=0.25)
 
@@ -62,6 +63,35 @@ def test_steps_beyond_what_can_be_read_get_the_last_value(fitted, trajectories):
     values = model.score(trajectory)
     assert len(values) == len(whole)
     assert values[-1] == values[-2]
+
+
+def test_the_error_on_held_out_steps_is_measured_where_the_model_is(trajectories, targets, tiny):
+    class Elsewhere(torch.nn.Module):
+        """On a device that holds no numbers; it answers from the main memory."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.empty(1, device="meta"))
+            self.encode = new_reward_model(tiny).encode
+
+        def values(self, tokens, positions):
+            places.append((tokens.input_ids.device.type, positions.device.type))
+            raise KeyboardInterrupt
+
+    places: list[tuple[str, str]] = []
+    model = Elsewhere()
+    plan = RewardPlan(model, trajectories, [targets[t.trajectory_id] for t in trajectories], RewardConfig(holdout=0.5))
+    with pytest.raises(KeyboardInterrupt):
+        plan.holdout_error(model)
+    assert places == [("meta", "meta")]
+
+
+def test_a_model_that_is_in_16_bits_throughout_gives_values(trajectories, targets, tiny):
+    """As DeepSpeed makes it: the head too."""
+    model = new_reward_model(tiny).bfloat16()
+    plan = RewardPlan(model, trajectories, [targets[t.trajectory_id] for t in trajectories], RewardConfig(holdout=0.0))
+    ((batch, _),) = plan.batches([0, 1])
+    assert model.values(batch.tokens, batch.positions).dtype == torch.float32
 
 
 def test_targets_that_do_not_fit_are_refused(trajectories, targets, tiny, tmp_path):
