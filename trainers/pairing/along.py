@@ -107,19 +107,17 @@ class _Maker:
 
     def _decide(self, attempt: Trajectory, expert: Trajectory, start: int) -> tuple[str, PreferencePair | None]:
         lead = attempt.score - expert.score
-        shorter = bool(start) and self.config.shorter_wins and len(attempt.steps) < len(expert.steps)
+        by_step = start > 0 and self.config.step_margin is not None
+        shorter = by_step and self.config.shorter_wins and len(attempt.steps) < len(expert.steps)
         agent_wins, expert_wins = lead > self.config.outcome_margin or shorter, -lead > self.config.outcome_margin
         if not (agent_wins or expert_wins):
             return "ties", None
-        by_step = start > 0 and self.config.step_margin is not None
         if by_step:
             lead = self._value(attempt, start) - self._value(expert, start)
             margin = self.config.step_margin or 0.0
             agent_wins, expert_wins = agent_wins and lead > margin, expert_wins and -lead > margin
             if not (agent_wins or expert_wins):
                 return "step rewards disagree", None
-        elif agent_wins and lead <= 0:
-            return "ties", None  # shorter, but not better, and no step rewards to decide
         chosen, rejected = (attempt, expert) if agent_wins else (expert, attempt)
         same = responses(chosen, start) == responses(rejected, start)
         if same or not usable(chosen, start) or not usable(rejected, start):

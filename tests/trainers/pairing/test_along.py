@@ -77,3 +77,10 @@ def test_missing_step_rewards_are_an_error_unless_outcomes_decide():
         made(WORSE)
     (pair,), _ = made(WORSE, step_margin=None)
     assert pair.margin == pytest.approx(0.6)
+
+
+def test_a_shorter_failure_does_not_escape_where_outcomes_decide():
+    """Without step rewards being shorter decides nothing: the expert's better outcome does."""
+    short = attempt(["search", "buy"], 0.0, 1)
+    (pair,), outcome = made(short, shorter_wins=True, step_margin=None)
+    assert outcome == "expert won at a step" and pair.rejected_id == short.trajectory_id
