@@ -100,7 +100,7 @@ def run_ours(pairs: list[PreferencePair], weights: str, *, lean: bool) -> dict[s
     from trainers.models import LoRAConfig, ModelConfig
     from trainers.models.loading import load_model
     from trainers.training.config import DPOConfig
-    from trainers.training.dpo import PairPlan, _reference, preference_loss
+    from trainers.training.dpo import PairPlan, preference_loss, take_reference
     from trainers.training.engine import Engine, prepare
     from trainers.training.loop import _optimiser_step
 
@@ -110,7 +110,7 @@ def run_ours(pairs: list[PreferencePair], weights: str, *, lean: bool) -> dict[s
     plan = PairPlan.make(loaded.tokenizer, pairs, config)
     plan.packed = prepare(loaded.model, config, dropout=False)
     with Clock() as reference, tempfile.TemporaryDirectory() as folder:
-        plan.reference = _reference(loaded.model, plan, Path(folder) / "reference.safetensors")
+        take_reference(plan, loaded, None, Path(folder))
     engine = Engine(loaded.model, config, 1)
     with Clock() as step:
         loss = lambda model, batch: preference_loss(model, batch, config)  # noqa: E731

@@ -33,11 +33,12 @@ def rate(out: Path, trajectories: Sequence[Trajectory], start: Start, policy: st
     write_records(out, [item for item in known if item.trajectory_id in fresh])  # what other weights said is dropped
     if missing:
         from trainers.evaluation.likelihood import rate_responses
+        from trainers.markers import start_markers
         from trainers.models.loading import load_model
 
-        loaded = load_model(start)
-        for item in tqdm(
-            rate_responses(missing, loaded, policy=policy, weights=weights), total=len(missing), desc=policy
-        ):
+        loaded, markers = load_model(start), start_markers(start)
+        marker = markers.best if markers else None
+        rated = rate_responses(missing, loaded, policy=policy, weights=weights, marker=marker)
+        for item in tqdm(rated, total=len(missing), desc=policy):
             append_record(out, item)
     return len(missing)

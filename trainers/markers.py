@@ -1,18 +1,22 @@
 """Markers in the task text: how NAT tells a model which episodes are good, and asks it for the good kind.
 
 The marker goes into the message that states the task, never into the instructions or the agent's own turns. A
-checkpoint trained with markers keeps them in its record, so that whoever loads it as a policy asks for the best class.
+checkpoint trained with markers keeps them in its record, so that whoever loads it as a policy asks for the best class,
+and so does whatever is trained from it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from icto_gym.dialogue import Message, trajectory_messages
 from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.trajectory import Trajectory
+from trainers.models.config import ModelConfig
 
 KEY = "marker"
 """Under this name a trajectory's ``extra`` holds the marker that it is trained with."""
@@ -39,6 +43,19 @@ class Marker:
         raise DataError(
             f"No message states the task {instruction!r:.80}, so the marker {self.text!r:.40} has no place in it."
         )
+
+    def apply_to_prompt(self, prompt: Sequence[Message]) -> list[Message]:
+        """The prompt of a pair, which does not say its instruction, with the marker in the message behind the opening.
+
+        Raises:
+            DataError: it does not begin with the instructions, their acknowledgement and a task.
+        """
+        if [message.role for message in prompt[: _FIRST + 1]] != ["user", "assistant", "user"]:
+            raise DataError(
+                f"The model was trained with markers, and a prompt with the roles {[m.role for m in prompt]!r:.80} has "
+                f"no place for {self.text!r:.40}. Give prompts that begin with instructions, OK and the task."
+            )
+        return [*prompt[:_FIRST], self._marked(prompt[_FIRST]), *prompt[_FIRST + 1 :]]
 
     def _marked(self, message: Message) -> Message:
         parts = (self.text, message.content) if self.place == "prefix" else (message.content, self.text)
@@ -100,9 +117,20 @@ def recorded_markers(checkpoint: Mapping[str, Any]) -> MarkerConfig | None:
         raise DataError(f"The checkpoint's markers {found!r:.120} cannot be read: {error}.") from error
 
 
-def training_messages(trajectory: Trajectory) -> list[Message]:
-    """The conversation of an episode as it is trained: with its marker, if it has one."""
+def start_markers(start: ModelConfig | str | os.PathLike[str]) -> MarkerConfig | None:
+    """The markers that a model was trained with, as its checkpoint says; None of any other model.
+
+    Raises:
+        DataError: the checkpoint's record cannot be read.
+    """
+    from trainers.models.loading import CHECKPOINT_FILE, read_checkpoint
+
+    folder = Path(start.name if isinstance(start, ModelConfig) else start)
+    return recorded_markers(read_checkpoint(folder)) if (folder / CHECKPOINT_FILE).exists() else None
+
+
+def training_messages(trajectory: Trajectory, otherwise: Marker | None = None) -> list[Message]:
+    """The conversation of an episode as it is trained: with its marker, or with ``otherwise`` if it has none."""
     messages, found = trajectory_messages(trajectory), (trajectory.extra or {}).get(KEY)
-    if not found:
-        return messages
-    return Marker(found["text"], found["place"]).apply(messages, trajectory.instruction)
+    marker = Marker(found["text"], found["place"]) if found else otherwise
+    return messages if marker is None else marker.apply(messages, trajectory.instruction)

@@ -33,7 +33,7 @@ from trainers.feedback import (
     score_all,
 )
 from trainers.likelihoods import rate
-from trainers.markers import MarkerConfig
+from trainers.markers import MarkerConfig, start_markers
 from trainers.pairing import Pairing, make_pairing
 from trainers.policies.players import ActingConfig, Player, Start, named_player, recipe_beside, weights_digest
 from trainers.policies.players import model_player as model_player
@@ -288,7 +288,10 @@ def train_sft(
     watch: Watch | None = None,
     markers: MarkerConfig | None = None,
 ) -> Path:
-    """Imitate trajectories; returns the checkpoint folder, which remembers the markers it was trained with."""
+    """Imitate trajectories; returns the checkpoint folder, which remembers the markers it was trained with.
+
+    ``markers`` None: those of ``start``, if it has any.
+    """
 
     def work() -> dict[str, Any]:
         from trainers.training.sft import train_sft as train
@@ -296,7 +299,8 @@ def train_sft(
         episodes = list(TrajectoryStore(trajectories))
         if not episodes:
             raise DataError(f"{trajectories} holds no trajectories, so there is nothing to imitate.")
-        train(episodes, start, config, out, markers=markers, **_watching(run, out, watch, markers))
+        known = markers or start_markers(start)
+        train(episodes, start, config, out, markers=known, **_watching(run, out, watch, known))
         return _training_facts(run, out)
 
     inputs = {"trajectories": trajectories, "start": start, "config": config, "watch": watch}
@@ -320,7 +324,7 @@ def train_dpo(
         found = read_records(pairs, PreferencePair)
         if not found:
             raise DataError(f"{pairs} holds no pairs, so there is nothing to contrast.")
-        train(found, start, config, out, reference=reference, **_watching(run, out, watch))
+        train(found, start, config, out, reference=reference, **_watching(run, out, watch, start_markers(start)))
         return _training_facts(run, out)
 
     inputs = {"pairs": pairs, "start": start, "config": config, "watch": watch, "reference": reference}
@@ -360,7 +364,7 @@ def _train(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapp
     return checkpoint
 
 
-def _watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None = None) -> dict[str, Any]:
+def _watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None) -> dict[str, Any]:
     marker = markers.best if markers else None
     return {"log": run.metric_logger(_name(run, out)), "probe": watch.make(marker) if watch else None}
 

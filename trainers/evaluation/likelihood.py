@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from icto_gym.dialogue import trajectory_messages
 from icto_gym.trajectory import Step, Trajectory
 from trainers.batches import collate, to_device
+from trainers.markers import Marker, training_messages
 from trainers.models.loading import LoadedModel
 from trainers.models.scoring import score_tokens
 from trainers.records import Likelihoods
@@ -22,7 +22,12 @@ from trainers.tokenization import Encoded, encode_conversation
 
 
 def rate_responses(
-    trajectories: Iterable[Trajectory], loaded: LoadedModel, *, policy: str, weights: str
+    trajectories: Iterable[Trajectory],
+    loaded: LoadedModel,
+    *,
+    policy: str,
+    weights: str,
+    marker: Marker | None = None,
 ) -> Iterator[Likelihoods]:
     """Log-probability of every response and of its command, one forward pass per trajectory.
 
@@ -30,9 +35,10 @@ def rate_responses(
         trajectories: what is read; an episode without steps gives an entry without numbers.
         loaded: who rates.
         policy, weights: its name and digest, for the record.
+        marker: what it is asked for when it acts (see `trainers.markers`), in episodes without a marker of their own.
     """
     for trajectory in trajectories:
-        responses, commands = _rate(trajectory, loaded.model, loaded.tokenizer)
+        responses, commands = _rate(trajectory, loaded.model, loaded.tokenizer, marker)
         yield Likelihoods(
             trajectory.trajectory_id, policy, weights, content_digest(trajectory), tuple(responses), tuple(commands)
         )
@@ -44,10 +50,10 @@ def content_digest(trajectory: Trajectory) -> str:
 
 
 @torch.inference_mode()
-def _rate(trajectory: Trajectory, model: Any, tokenizer: Any) -> tuple[list[float], list[float]]:
+def _rate(trajectory: Trajectory, model: Any, tokenizer: Any, marker: Marker | None) -> tuple[list[float], list[float]]:
     if not trajectory.steps:
         return [], []
-    whole = encode_conversation(tokenizer, trajectory_messages(trajectory))
+    whole = encode_conversation(tokenizer, training_messages(trajectory, marker))
     encoded = whole.cut(getattr(model.config, "max_position_embeddings", None))
     batch = to_device(collate([encoded], packed=False), next(model.parameters()).device)
     logps, turns = score_tokens(model, batch).double().cpu(), batch.turns.cpu()

@@ -56,6 +56,17 @@ def cached_logps(
     return table
 
 
+def read_logps(path: Path, size: int, turns: int) -> Tensor:
+    """What `cached_logps` has written, (size, turns), in nats.
+
+    Raises:
+        DataError: there is no such file, or it holds other numbers.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: not found. Processes that train together need a folder that all of them see.")
+    return _read(path, size, turns)[0]
+
+
 def _read(path: Path, size: int, turns: int) -> tuple[Tensor, int]:
     if not path.exists():
         return torch.zeros(size, turns), 0

@@ -13,8 +13,8 @@ import torch
 
 from icto_gym.dialogue import OMITTED, Message
 from icto_gym.errors import ConfigError, check_name
-from trainers.markers import Marker, recorded_markers
-from trainers.models.loading import CHECKPOINT_FILE, causal_lm, load_model, read_checkpoint
+from trainers.markers import Marker, start_markers
+from trainers.models.loading import causal_lm, load_model
 from trainers.policies.base import Turn, Usage
 from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
 from trainers.policies.ragged import CachedEngine, reproduces
@@ -91,7 +91,7 @@ class HFPolicy:
         for option in options:
             check_name(option, list(inspect.signature(cls).parameters)[3:], "option of policy 'hf'")
         loaded = load_model(source)
-        markers = recorded_markers(_record_of(source))
+        markers = start_markers(source)
         if markers is not None and "marker" not in options:
             options["marker"] = markers.best
         return cls(loaded.model, loaded.tokenizer, name=name or _name_of(source), **options)
@@ -206,12 +206,6 @@ def _weights_of(model: Any) -> tuple[object, ...]:
     parameters = [values for values in parameters if len(values)]
     firsts = torch.stack([values[[0, len(values) // 2, -1]].double() for values in parameters])
     return tuple(firsts.flatten().tolist())
-
-
-def _record_of(source: Any) -> dict[str, Any]:
-    """The record of a checkpoint folder; empty for a model by name."""
-    folder = Path(getattr(source, "name", source))
-    return read_checkpoint(folder) if (folder / CHECKPOINT_FILE).exists() else {}
 
 
 def _name_of(source: str) -> str:

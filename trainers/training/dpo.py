@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,9 +17,9 @@ from icto_gym.errors import DataError
 from trainers import distributed
 from trainers.batches import PairBatch, TokenBatch, collate, split_to_fit, to_device
 from trainers.losses import PreferenceLoss, dpo_loss, log_ratio_loss, step_dpo_loss, sum_logps
-from trainers.models.config import ModelConfig
-from trainers.models.loading import load_model
-from trainers.models.reference import cached_logps
+from trainers.markers import Marker, start_markers
+from trainers.models.loading import LoadedModel, load_model
+from trainers.models.reference import cached_logps, read_logps
 from trainers.models.scoring import score_tokens
 from trainers.records import PreferencePair
 from trainers.tokenization import Encoded, encode_conversation
@@ -50,7 +49,8 @@ def train_dpo(
 
     Args:
         pairs: what to contrast; their prompts are read, not trained.
-        start: model or checkpoint to start from; an adapter in it goes on learning.
+        start: model or checkpoint to start from; an adapter in it goes on learning. If it was trained with markers
+            (see `trainers.markers`), pairs are trained under that of the best class and the checkpoint keeps them.
         config: objective, optimiser and data settings.
         out: folder of this training.
         log: gets one record per optimiser step (``step`` counts from 1; see `trainers.training.loop.Log`), and a record
@@ -62,23 +62,13 @@ def train_dpo(
     Returns:
         The checkpoint folder ``out/checkpoint``.
     """
-    facts = {
-        "training": "dpo",
-        "config": config.to_dict(),
-        "start": describe_start(start),
-        "data_digest": data_digest([asdict(pair) for pair in pairs]),
-        "reference": describe_start(start if reference is None else reference),
-    }
-    out = Path(out)
+    facts, out = _facts(pairs, start, reference, config), Path(out)
     if begin(out, facts):
         return out / "checkpoint"
-    loaded = load_model(start, trainable=True)
-    plan = PairPlan.make(loaded.tokenizer, pairs, config)
+    loaded, markers = load_model(start, trainable=True), start_markers(start)
+    plan = PairPlan.make(loaded.tokenizer, pairs, config, markers.best if markers else None)
     plan.packed = prepare(loaded.model, config, dropout=False)
-    frozen = loaded.model if reference is None else reference
-    distributed.on_first(lambda: _reference(frozen, plan, out / "reference.safetensors").numel())
-    plan.reference = _reference(frozen, plan, out / "reference.safetensors")  # reads what the first one wrote
-    before = {} if distributed.rank() else plan.measures(None if reference is None else loaded.model)
+    before = take_reference(plan, loaded, None if facts["reference"] == facts["start"] else reference, out)
     engine = make_engine(loaded.model, config, total_steps(plan.size, config))
     logger.info("contrasts %s in %d optimiser steps", plan.words, engine.total_steps)
     if log and distributed.rank() == 0:
@@ -96,6 +86,19 @@ def train_dpo(
         probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
         finish=lambda: plan.measures(loaded.model),
     )
+
+
+def _facts(pairs: Sequence[PreferencePair], start: Start, reference: Start | None, config: DPOConfig) -> dict[str, Any]:
+    """What is trained on what: a resumed training must match it."""
+    markers = start_markers(start)
+    return {
+        "training": "dpo",
+        "config": config.to_dict(),
+        "start": describe_start(start),
+        "data_digest": data_digest([asdict(pair) for pair in pairs]),
+        "reference": describe_start(start if reference is None else reference),
+        **({} if markers is None else {"markers": markers.to_dict()}),
+    }
 
 
 def preference_loss(model: Any, batch: PairBatch, config: DPOConfig) -> tuple[Tensor, dict[str, float]]:
@@ -158,17 +161,23 @@ def _measures(
     }
 
 
-def _reference(model: Any, plan: PairPlan, path: Path) -> Tensor:
-    """Log-probabilities of all pairs, (N, 2, S), under a loaded model or one that is loaded for this alone."""
-    if isinstance(model, (ModelConfig, str, os.PathLike)):
-        model = load_model(model).model
-        packed = prepare(model, plan.config, dropout=False)
-        plan = plan.laid_out(packed)
+def take_reference(plan: PairPlan, loaded: LoadedModel, reference: Start | None, out: Path) -> dict[str, float]:
+    """Give the plan its reference (None: the loaded model as it is); returns the measures of the start."""
+    path, size = out / "reference.safetensors", (len(plan.pairs), 2 * plan.turns)
+    distributed.on_first(lambda: _score_reference(loaded.model, plan, reference, path))
+    plan.reference = read_logps(path, *size).view(-1, 2, plan.turns)
+    return {} if distributed.rank() else plan.measures(None if reference is None else loaded.model)
+
+
+def _score_reference(model: Any, plan: PairPlan, reference: Start | None, path: Path) -> None:
+    """Write the log-probabilities of all pairs under the reference, which is loaded for this alone if it is another."""
+    if reference is not None:
+        # with its adapter apart, as the policy's is: folded into weights of 16 bits it would be rounded
+        model = load_model(reference, trainable=True).model
+        plan = plan.laid_out(prepare(model, plan.config, dropout=False))
     units = [[pair.chosen, pair.rejected] for pair in plan.pairs]
     groups = split_to_fit(units, plan.config.micro_batch_tokens, packed=plan.packed)
-    count = len(plan.pairs)
-    rows = cached_logps(path, count, 2 * plan.turns, groups, lambda group: plan.score(model, group).flatten(1))
-    return rows.view(count, 2, plan.turns)
+    cached_logps(path, len(units), 2 * plan.turns, groups, lambda group: plan.score(model, group).flatten(1))
 
 
 @dataclass(frozen=True)
@@ -201,13 +210,15 @@ class PairPlan:
         self.sample = [number * self.size // count for number in range(count)]
 
     @classmethod
-    def make(cls, tokenizer: Any, pairs: Sequence[PreferencePair], config: DPOConfig) -> PairPlan:
-        """Tokenize; leave out pairs of which a side has no token to train on, and count them."""
+    def make(
+        cls, tokenizer: Any, pairs: Sequence[PreferencePair], config: DPOConfig, marker: Marker | None = None
+    ) -> PairPlan:
+        """Tokenize, with the marker in every task; leave out pairs with an untrainable side, and count them."""
         kept, cut, tasks = [], 0, []
         for number, pair in enumerate(pairs):
-            first = len(pair.prompt)
+            prompt = pair.prompt if marker is None else marker.apply_to_prompt(pair.prompt)
             sides = [
-                encode_conversation(tokenizer, [*pair.prompt, *side], trainable_from=first)
+                encode_conversation(tokenizer, [*prompt, *side], trainable_from=len(prompt))
                 for side in (pair.chosen, pair.rejected)
             ]
             short = [side.cut(config.max_length) for side in sides]

@@ -15,7 +15,7 @@ from icto_gym.errors import DataError
 from icto_gym.trajectory import Trajectory
 from trainers.batches import TokenBatch, collate, split_to_fit
 from trainers.losses import sft_loss
-from trainers.markers import MarkerConfig, training_messages
+from trainers.markers import MarkerConfig, start_markers, training_messages
 from trainers.models.config import ModelConfig
 from trainers.models.loading import load_model
 from trainers.models.scoring import score_tokens
@@ -51,12 +51,14 @@ def train_sft(
         log: gets one record per optimiser step (``step`` counts from 1; see `trainers.training.loop.Log`).
         probe: measures the policy every ``config.probe_every`` steps and at the end.
         markers: what the trajectories are marked with (see `trainers.markers`); the checkpoint keeps it, and a policy
-            loaded from it asks for the best class.
+            loaded from it asks for the best class. None: those that ``start`` was trained with, if any. Trajectories
+            without a marker of their own then get that of the best class.
 
     Returns:
         The checkpoint folder ``out/checkpoint``.
     """
-    conversations = [training_messages(item) for item in trajectories]
+    markers = markers or start_markers(start)
+    conversations = [training_messages(item, markers.best if markers else None) for item in trajectories]
     facts: dict[str, Any] = {
         "training": "sft",
         "config": config.to_dict(),

@@ -143,6 +143,7 @@ def test_rlcd_labels_by_instruction_and_says_how_often_the_outcome_agrees(clone,
 
 def test_nat_asks_for_the_good_kind_wherever_its_checkpoint_acts(clone, tmp_path):
     from trainers.policies.hf import HFPolicy
+    from trainers.policies.players import ActingConfig, model_player
 
     run, checkpoint = run_method("nat", tmp_path, **clone, rollout={"attempts": 3})
     marked = list(TrajectoryStore(run.iteration(1) / "marked.jsonl"))
@@ -150,6 +151,7 @@ def test_nat_asks_for_the_good_kind_wherever_its_checkpoint_acts(clone, tmp_path
     assert all(item.extra["marker"]["text"] != "[Correct]" for item in marked[3:])
     assert facts(run, "iteration-01.marked")["negatives"] <= 6
     assert HFPolicy.load(str(checkpoint)).marker.text == "[Correct]"
+    assert model_player(checkpoint, "nat", ActingConfig()).load().marker.text == "[Correct]"
     assert HFPolicy.load(str(clone["start"])).marker is None
     record = read_json(checkpoint / "checkpoint.json")
     assert record["markers"]["cuts"] == [1.0, 0.4, 0.0]

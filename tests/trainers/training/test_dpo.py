@@ -1,5 +1,6 @@
 """Preference training with the tiny model: objectives, reference, diagnostics."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError, DataError
+from icto_gym.files import read_json, write_json
 from trainers.losses import dpo_loss
+from trainers.markers import MarkerConfig, start_markers
+from trainers.models import LoRAConfig, ModelConfig
 from trainers.models.loading import load_model, read_checkpoint
 from trainers.tokenization import encode_conversation
 from trainers.training.config import DPOConfig
@@ -179,6 +183,37 @@ def test_another_reference_than_the_start_is_what_the_policy_is_compared_with(pa
     assert start == pytest.approx(expected, abs=1e-2)
     assert log[0]["pairs/log_ratio_margin"] > 0.5  # the start has already learned what the reference has not
     assert read_checkpoint(first)["reference"]["model"]["name"] == "tiny-random"
+
+
+def test_a_reference_given_by_name_is_the_start_in_16_bits_too(pairs, tmp_path):
+    """An adapter folded into bfloat16 weights is rounded, so a reference that acts would differ from its own start."""
+    start = ModelConfig(name="tiny-random", dtype="bfloat16", lora=LoRAConfig(r=4, alpha=8))
+    moved, _ = train(pairs, start, tmp_path / "one")
+    copy = shutil.copytree(moved, tmp_path / "copy")
+    record = read_json(copy / "checkpoint.json")
+    write_json(copy / "checkpoint.json", {**record, "weights_digest": "another"})  # so that it is loaded by itself
+    train_dpo(pairs, moved, replace(CONFIG, epochs=1), tmp_path / "two", reference=copy, log=(log := []).append)
+    assert log[0]["pairs/chosen_logp_change"] == log[0]["pairs/rejected_logp_change"] == 0.0
+
+
+def test_what_is_trained_from_a_model_with_markers_keeps_and_reads_them(pairs, trajectories, tiny, tmp_path):
+    from trainers.training.config import SFTConfig
+    from trainers.training.sft import train_sft
+
+    markers = MarkerConfig()
+    sft = SFTConfig(epochs=1, batch_size=4)
+    marked = train_sft(trajectories, tiny, sft, tmp_path / "marked", markers=markers)
+    again = train_sft(trajectories, marked, sft, tmp_path / "sft")
+    contrasted = train_dpo(pairs, marked, replace(CONFIG, epochs=1), tmp_path / "dpo", log=(log := []).append)
+    assert start_markers(again) == start_markers(contrasted) == markers
+    assert start_markers(tiny) is None
+    loaded = load_model(marked)
+    plan = PairPlan.make(loaded.tokenizer, pairs, CONFIG, markers.best)
+    assert "[Correct] Buy 0." in loaded.tokenizer.decode(plan.pairs[0].chosen.input_ids)
+    expected = plan.score(loaded.model, plan.sample)[:, 0].sum(-1).mean().item()
+    assert log[0]["pairs/chosen_logp"] == pytest.approx(expected, abs=1e-2)
+    with pytest.raises(DataError, match="no place"):
+        markers.best.apply_to_prompt(pairs[0].prompt[2:])
 
 
 def test_whole_tasks_are_held_out_and_measured_beside_the_trained_pairs(pair_maker, tiny, tmp_path):
