@@ -172,8 +172,10 @@ def pair_turns(
         result = turn_pairs(episodes, found)
         write_records(out, result.pairs)
         jobs = _agreement_jobs(episodes, found, config)
-        outcomes = [item.score for item in _played(player, environment, jobs, ends)]
-        agreement = label_agreement(zip(outcomes[::2], outcomes[1::2], strict=True))
+        played = _played(player, environment, jobs, ends)
+        sides = zip(played[::2], played[1::2], strict=True)
+        whole = [(one, other) for one, other in sides if one.error is None and other.error is None]
+        agreement = label_agreement((one.score, other.score) for one, other in whole)
         return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement}
 
     inputs = {

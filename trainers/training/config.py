@@ -135,7 +135,7 @@ class RewardConfig(OptimizerConfig):
     epochs: float = 2.0
     """Passes over the trajectories."""
     holdout: float = 0.1
-    """Share of the trajectories that is not trained on and measures the error."""
+    """Share of the trajectories, by whole tasks, that is not trained on and measures the error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -50,7 +50,7 @@ def train_reward(
         config: optimiser and data settings.
         out: folder of this training.
         log: gets one record per optimiser step; the first (step 0) and the last carry ``holdout/mse`` and
-            ``holdout/baseline_mse`` (always predicting the mean), over trajectories that are not trained on.
+            ``holdout/baseline_mse`` (always predicting the mean), over whole tasks that are not trained on.
         targets_name: what the targets are, for the checkpoint's record: its values mean nothing without it.
 
     Returns:
@@ -82,7 +82,9 @@ def train_reward(
         value_loss,
         config,
         out,
-        save=lambda folder, more, weights: _save(folder, model, {**facts, "targets": targets_name, **more}, weights),
+        save=lambda folder, more, weights: _save(
+            folder, model, {**facts, "targets": targets_name, "data": plan.counts, **more}, weights
+        ),
         log=log,
         finish=lambda: plan.holdout_error(model),
     )
@@ -92,6 +94,20 @@ def value_loss(model: Any, batch: RewardBatch) -> tuple[Tensor, dict[str, float]
     """The squared error of a batch and what is logged beside it."""
     values = model.values(batch.tokens, batch.positions)
     return reward_loss(values, batch.targets, batch.mask), {"mean_value": float(values.detach()[batch.mask > 0].mean())}
+
+
+def _held_out(tasks: Mapping[int, str], config: RewardConfig) -> list[int]:
+    """Numbers of the trajectories that are not trained on: whole tasks, drawn by the seed, until the share is reached.
+
+    Other episodes of a task tell how it ends, so an error on a task that is trained too would be flattering.
+    """
+    order = sorted(set(tasks.values()))
+    random.Random(f"{config.seed}/holdout").shuffle(order)
+    held: list[int] = []
+    for task in order[:-1]:
+        if len(held) < math.ceil(config.holdout * len(tasks)):
+            held += [number for number, own in tasks.items() if own == task]
+    return sorted(held)
 
 
 def _checked(trajectory: Trajectory, values: Sequence[float]) -> list[float]:
@@ -123,18 +139,25 @@ class RewardPlan:
     def __init__(
         self, model: RewardModel, trajectories: Sequence[Trajectory], targets: list[list[float]], config: RewardConfig
     ) -> None:
-        if not trajectories:
-            raise DataError("No trajectory has steps and targets, so there is nothing to fit.")
-        order = list(range(len(trajectories)))
-        random.Random(f"{config.seed}/holdout").shuffle(order)
-        held = min(math.ceil(config.holdout * len(order)), len(order) - 1)
         self.config, self.packed = config, False
-        self.held_out = sorted(order[:held])
-        self.trained = sorted(order[held:])
-        self.size = len(self.trained)
         self.ids = [item.trajectory_id for item in trajectories]
         self.encoded = [model.encode(item) for item in trajectories]
         self.targets = targets
+        readable = [number for number, item in enumerate(self.encoded) if item.n_turns]
+        if not readable:
+            raise DataError(
+                f"None of {len(trajectories)} trajectories has steps, targets and a reply that ends within max_length "
+                f"{config.max_length}, so there is nothing to fit."
+            )
+        self.held_out = _held_out({number: trajectories[number].task_id for number in readable}, config)
+        self.trained = sorted(set(readable) - set(self.held_out))
+        self.size = len(self.trained)
+        self.counts = {
+            "trajectories": len(readable),
+            "truncated": sum(item.n_turns < len(steps) for item, steps in zip(self.encoded, targets, strict=True)),
+            "dropped": len(trajectories) - len(readable),
+            "held_out": len(self.held_out),
+        }
 
     def batches(self, items: Sequence[int]) -> list[tuple[RewardBatch, float]]:
         """Every step of the optimiser step's trajectories counts the same."""

@@ -94,6 +94,20 @@ def test_a_model_that_is_in_16_bits_throughout_gives_values(trajectories, target
     assert model.values(batch.tokens, batch.positions).dtype == torch.float32
 
 
+def test_whole_tasks_are_held_out_and_what_cannot_be_read_is_counted(trajectories, tiny):
+    twice = [*trajectories, *(replace(item, trajectory_id=f"{item.trajectory_id}1") for item in trajectories)]
+    targets = [[0.5] * len(item.steps) for item in twice]
+    config = RewardConfig(holdout=0.25, max_length=92)
+    plan = RewardPlan(new_reward_model(tiny, config.max_length), twice, targets, config)
+    held, trained = ({twice[number].task_id for number in side} for side in (plan.held_out, plan.trained))
+    assert held and trained and not held & trained
+    counts = plan.counts
+    assert counts["dropped"] > 0 and counts["truncated"] > counts["dropped"]
+    assert len(plan.held_out) + plan.size == counts["trajectories"] == len(twice) - counts["dropped"]
+    with pytest.raises(DataError, match="max_length 80"):
+        RewardPlan(new_reward_model(tiny, 80), twice, targets, replace(config, max_length=80))
+
+
 def test_targets_that_do_not_fit_are_refused(trajectories, targets, tiny, tmp_path):
     wrong = {**targets, trajectories[0].trajectory_id: [1.0] * 9}
     with pytest.raises(DataError, match="one finite number per step"):
