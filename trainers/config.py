@@ -261,6 +261,27 @@ def save_config(config: Any, path: str | Path) -> None:
     write_text(path, to_yaml(config))
 
 
+MACHINE: Mapping[str, Any] = {"machine": True}
+"""Metadata of a field that says how the machine is used and decides no result, so that a run may go on with another."""
+
+
+def decides(field: dataclasses.Field[Any]) -> bool:
+    """Whether results depend on a field; see `MACHINE`."""
+    return not field.metadata.get("machine")
+
+
+def deciding(config: Any, values: Any) -> Any:
+    """``values``, a mapping of what ``config`` holds, without the fields that decide no result."""
+    if not dataclasses.is_dataclass(config) or not isinstance(values, Mapping):
+        return values
+    known = {field.name: field for field in dataclasses.fields(config)}
+    return {
+        key: deciding(getattr(config, key, None), value)
+        for key, value in values.items()
+        if key not in known or decides(known[key])
+    }
+
+
 def config_difference(before: Any, after: Any, place: str = "") -> list[str]:
     """Lines such as ``"dpo.beta: 0.1 -> 0.2"`` for every value in which two configs differ."""
     before, after = to_mapping(before), to_mapping(after)

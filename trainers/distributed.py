@@ -79,10 +79,23 @@ def launched(config: EngineConfig) -> Iterator[None]:
     _engine, _group = config, _join()
     try:
         yield
-    finally:
-        import torch.distributed
+    except BaseException:
+        _leave(together=world_size() == 1)
+        raise
+    _leave(together=True)
 
-        _engine, _group = EngineConfig(), None
+
+def _leave(*, together: bool) -> None:
+    """Forget the other processes; ``together``: all do. One that fails must not wait for the others to do so too.
+
+    NCCL takes its groups down only when all ask for it, and the others may be waiting for this one in a training step.
+    The launcher stops them once this process has ended.
+    """
+    global _engine, _group
+    import torch.distributed
+
+    _engine, _group = EngineConfig(), None
+    if together:
         torch.distributed.destroy_process_group()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from icto_gym.errors import ConfigError, DataError, IctoError
 from icto_gym.files import read_json, write_json
 from trainers import distributed
-from trainers.config import config_difference, read_yaml, save_config, to_mapping
+from trainers.config import config_difference, decides, deciding, read_yaml, save_config, to_mapping
 from trainers.trackers import Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,8 @@ class Run:
     def save_config(self, config: Any, method: str = "", *, force: bool = False) -> None:
         """Write the resolved config; refuse one that differs from what the folder was started with.
 
+        Fields that decide no result, such as the number of workers, may differ (see `trainers.config.MACHINE`).
+
         Args:
             config: a dataclass.
             method: the name of the method, kept in the file's first key.
@@ -117,7 +119,8 @@ class Run:
         path = self.folder / CONFIG
         new = {"method": method, **to_mapping(config)} if method else to_mapping(config)
         if path.exists():
-            changes = config_difference(dict(read_yaml(path)), new)
+            old = dict(read_yaml(path))
+            changes = config_difference(deciding(config, old), deciding(config, new))
             if changes and not force:
                 listed = "\n  ".join(changes)
                 raise ConfigError(
@@ -125,9 +128,10 @@ class Run:
                     "Give the new config its own folder with --run, or accept it with --force-config "
                     "(stages whose inputs changed run again)."
                 )
-            if not changes:
+            if changes:
+                logger.warning("%s: config changed: %s", self.folder, "; ".join(changes))
+            elif not config_difference(old, new):
                 return
-            logger.warning("%s: config changed: %s", self.folder, "; ".join(changes))
         save_config(new, path)
 
     # ---- paths --------------------------------------------------------------------------------
@@ -353,7 +357,10 @@ def _in_words(facts: Mapping[str, Any]) -> str:
 
 # ---- digests ----------------------------------------------------------------------------------
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of a config or plain value; of paths in it, the content of the file or folder counts."""
+    """SHA-256 (hex) of a config or plain value; of paths in it, the content of the file or folder counts.
+
+    Fields of a config that decide no result do not count.
+    """
     if isinstance(value, Path):
         return _path_digest(value)
     return hashlib.sha256(json.dumps(_digestible(value), sort_keys=True, default=str).encode()).hexdigest()
@@ -363,7 +370,8 @@ def _digestible(value: Any) -> Any:
     if isinstance(value, Path):
         return _path_digest(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _digestible(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        deciders = filter(decides, dataclasses.fields(value))
+        return {field.name: _digestible(getattr(value, field.name)) for field in deciders}
     if isinstance(value, Mapping):
         return {str(key): _digestible(item) for key, item in value.items()}
     return [_digestible(item) for item in value] if isinstance(value, (list, tuple)) else value

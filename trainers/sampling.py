@@ -15,6 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 from icto_gym.core import TextEnv
 from icto_gym.errors import ConfigError, check_name
 from icto_gym.tasks import Manifest, Task
+from trainers.config import MACHINE
 from trainers.policies.base import derive_seed
 
 
@@ -40,7 +41,7 @@ class RolloutConfig:
     """Chance, per step of the other attempts, that a uniformly drawn admissible command replaces the policy's."""
     branch_fraction: float = 0.25
     """Share of the other attempts that start from a random prefix of the expert's path, where there is one."""
-    batch_size: int = 32
+    batch_size: int = field(default=32, metadata=MACHINE)
     """Episodes in flight at once; results do not depend on it."""
     seed: int = 0
     """Every random draw derives from it, the task and the attempt."""
@@ -54,12 +55,12 @@ class RolloutConfig:
     """Step limit; None: the environment's published one."""
     optimal_actions: bool = False
     """Note at every step whether the action begins a shortest way to success, where the environment knows."""
-    workers: str | None = None
+    workers: str | None = field(default=None, metadata=MACHINE)
     """Where environments run: none (in this thread), threads:N, processes:N or ray:N; results do not depend on it.
     Left out: in threads where they wait for another process (a Java machine, a browser), else in this thread.
     ray:N,replicas: each of N Ray actors also holds a copy of the policy and plays whole episodes. What an actor takes
     of its machine: ray:N,replicas,cpus=2,gpus=0.5 (default: one processor, no graphics card)."""
-    step_timeout: float = 600.0
+    step_timeout: float = field(default=600.0, metadata=MACHINE)
     """Seconds after which a step in a process or Ray worker counts as hanging; the worker is replaced."""
 
     def __post_init__(self) -> None:

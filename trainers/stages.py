@@ -81,9 +81,8 @@ def explore(run: Run, out: Path, player: Player, config: RolloutConfig, *others:
         jobs = plan_jobs([config, *others])
         return play_facts(play_in_order(player.load(), [config, *others], jobs, out))
 
-    # where and how many at once it plays decides nothing, so a run continues with other workers
-    played = [replace(one, workers=None, batch_size=1) for one in (config, *others)]
-    run.stage(_name(run, out), work, inputs={"policy": player.source, "config": played}, outputs=[out])
+    inputs = {"policy": player.source, "config": [config, *others]}
+    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 

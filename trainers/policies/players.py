@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainers.config import MACHINE
 from trainers.models.config import ModelConfig
 from trainers.policies import Policy, make_policy, note_recipe
 from trainers.runs import digest
@@ -22,8 +23,8 @@ class ActingConfig:
 
     max_new_tokens: int = 96
     """Longest response, in tokens."""
-    batch_size: int = 32
-    """Conversations computed together."""
+    batch_size: int = field(default=32, metadata=MACHINE)
+    """Conversations computed together; results do not depend on it."""
 
 
 @dataclass(frozen=True)

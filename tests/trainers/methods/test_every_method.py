@@ -182,6 +182,21 @@ def test_a_run_adds_up_what_it_spent(clone, tmp_path):
     assert spent["sums"]["training"]["trained_tokens"] == spent["stages"]["iteration-01/dpo"]["trained_tokens"]
 
 
+def test_a_run_goes_on_with_other_workers_and_does_nothing_again(clone, tmp_path, caplog):
+    """Where and how many at once it plays decides no result: neither the config nor a stage's inputs are others."""
+    settings = merged(SMALL, clone)
+    for rollout in ({}, {"workers": "threads:2", "batch_size": 3}):
+        caplog.clear()
+        method = find_method("rft")
+        config = from_mapping(method.config_class, merged(settings, {"rollout": rollout}), "the test")
+        with caplog.at_level("INFO"), Run(tmp_path) as run:
+            run.save_config(config, "rft")
+            method.run(config, run)
+    done = [record.message for record in caplog.records if record.name == "trainers.runs"]
+    assert done and all(message.endswith("complete, skipped") for message in done)
+    assert "threads:2" in run.path("config.yaml").read_text()
+
+
 def test_the_best_policy_on_dev_is_tested_where_that_is_asked_for(clone, tmp_path):
     run, checkpoint = run_method("eto", tmp_path, **clone, dpo=DPO, iterations=1, evaluation={"choose": "best"})
     label = read_json(tmp_path / "chosen.json")["label"]

@@ -1,5 +1,6 @@
 """DeepSpeed on two real processes: the losses of one process, states that fit any number of processes, kills."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -152,3 +153,20 @@ def test_several_processes_without_deepspeed_are_refused(monkeypatch):
 def test_an_unknown_engine_is_named():
     with pytest.raises(ConfigError, match="Did you mean 'deepspeed'"):
         EngineConfig("deepsped")
+
+
+@pytest.mark.parametrize(("processes", "fails", "destroyed"), [(2, True, 0), (2, False, 1), (1, True, 1)])
+def test_a_process_that_fails_does_not_wait_for_the_others_to_leave(monkeypatch, processes, fails, destroyed):
+    import torch.distributed
+
+    from trainers import distributed
+
+    left: list[bool] = []
+    monkeypatch.setattr(distributed, "_join", object)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append(True))
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("RANK", "0")
+    with contextlib.suppress(ValueError), launched(EngineConfig("deepspeed")):
+        if fails:
+            raise ValueError("mine alone")
+    assert len(left) == destroyed and distributed.engine() == EngineConfig()
