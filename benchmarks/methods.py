@@ -23,8 +23,10 @@ from typing import Any
 from icto_gym.files import read_json, write_json, write_text
 from icto_gym.store import TrajectoryStore
 from trainers.config import from_mapping, merged
+from trainers.diagnostics import budget as spent
 from trainers.evaluation.compare import paired_difference
 from trainers.methods import find_method
+from trainers.methods.best_of_n import bound
 from trainers.methods.common import evaluate_splits
 from trainers.presets import fit_to, preset_values
 from trainers.runs import Run
@@ -141,6 +143,15 @@ def play_final(folder: Path, config: Any, policy: Path | None, label: str, budge
         write_json(folder / "finished.json", {"label": label})
 
 
+def play_bound(folder: Path, config: Any, clone: Path, budget: Budget) -> None:
+    """Play the upper bound on the tasks that every other row is asked."""
+    with Run(folder) as run:
+        for split, count in (("test", budget.test), ("ood", budget.ood)):
+            bound(config, run, clone, split, count)
+        write_json(folder / "budget.json", spent(run))
+        write_json(folder / "finished.json", {"label": f"best-of-{config.samples}"})
+
+
 def shared_clone(folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
     """The clone that every method starts from, measured as a row of its own."""
     _, config, policy = run_method("bc", settings(budget, seed), folder)
@@ -158,13 +169,13 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
         if row == "more_cloning":
             values = merged(values, {"start": None, "demonstrations": {"file": None}})
             values["demonstrations"]["max_tasks"] = budget.more_demonstrations
-        if row == "best_of_n":
-            values["evaluation"] |= {"final_splits": ["test", "ood"], "final_max_tasks": budget.ood}
         here = folder / f"trial-{number}"
         _, config, policy = run_method(name, values, here)
         tried.append((_dev_success(here), here, config, policy))
     _, here, config, policy = max(tried, key=lambda item: item[0])
-    if row != "best_of_n":
+    if row == "best_of_n":
+        play_bound(here, config, policy, budget)
+    else:
         play_final(here, config, policy, read_json(here / "chosen.json")["label"], budget)
     write_json(folder / "chosen.json", {"trial": here.name, "tried": [str(item[1].name) for item in tried]})
 
@@ -188,11 +199,10 @@ def collect(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]], list[st
             chosen = here / "chosen.json"
             here = here / (read_json(chosen)["trial"] if chosen.exists() else "trial-0")
         done = here / "finished.json"
-        bound = row == "best_of_n" and (here / "budget.json").exists()
-        if not done.exists() and not bound:
+        if not done.exists():
             missing.append(row)
             continue
-        label = read_json(done)["label"] if done.exists() else "best-of-10"
+        label = read_json(done)["label"]
         played = folder / "sft" if label == "sft" and row != "more_cloning" else here
         rows.append(_row(row, label, here, played, folder / "sft"))
     return rows, missing

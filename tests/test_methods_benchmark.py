@@ -58,3 +58,14 @@ def test_the_table_is_written_from_what_is_finished_and_names_the_rest(benchmark
     assert "| sft | 0.500 [0.400, 0.600] |" in text and "Not finished, so not in the tables: icto, rft." in text
     found = read_json(tmp_path / "results" / "methods.json")["results"]["0"]
     assert found["missing"] == ["icto", "rft"] and found["rows"][0]["cost"]["trained_tokens"] == 7
+
+
+def test_the_upper_bound_is_asked_the_tasks_of_every_other_row(benchmark, tmp_path, monkeypatch):
+    asked: dict[str, list] = {"bound": [], "row": []}
+    monkeypatch.setattr(benchmark, "bound", lambda config, run, clone, *tasks: asked["bound"].append(tasks))
+    monkeypatch.setattr(benchmark, "evaluate_splits", lambda *args: asked["row"].append((args[4][0], args[5])))
+    config, budget = find_method("best_of_n").config_class(), benchmark.BUDGETS["full"]
+    benchmark.play_bound(tmp_path / "bound", config, tmp_path, budget)
+    benchmark.play_final(tmp_path / "row", config, tmp_path, "icto-1", budget)
+    assert asked["bound"] == asked["row"] == [("test", budget.test), ("ood", budget.ood)]
+    assert read_json(tmp_path / "bound" / "finished.json") == {"label": "best-of-10"}

@@ -35,13 +35,18 @@ def run_best_of_n(config: BestOfNConfig, run: Run) -> Path | None:
     """π ← SFT(D); on each final task N samples of π, of which the best is kept."""
     config = prepared(config)
     clone = cloned(config, run, demonstrated(config, run))
-    label = f"best-of-{config.samples}"
-    player = stages.model_player(clone, label, config.acting)
     for split in config.evaluation.final_splits:
-        played = replace(
-            config.rollout, split=split, max_tasks=config.evaluation.final_max_tasks, attempts=config.samples,
-            temperature=config.temperature, greedy_first=False, epsilon=0.0, branch_fraction=0.0,
-        )  # fmt: skip
-        best_of(run, run.path("evaluation", label, split.replace("/", "_")), player, played, label=label)
+        bound(config, run, clone, split, config.evaluation.final_max_tasks)
     stages.note(run.path("budget.json"), budget(run))
     return clone
+
+
+def bound(config: BestOfNConfig, run: Run, clone: Path, split: str, max_tasks: int | None) -> Path:
+    """The best of N samples on the tasks of one split; returns its metrics.json."""
+    label = f"best-of-{config.samples}"
+    played = replace(
+        config.rollout, split=split, max_tasks=max_tasks, attempts=config.samples, temperature=config.temperature,
+        greedy_first=False, epsilon=0.0, branch_fraction=0.0,
+    )  # fmt: skip
+    out = run.path("evaluation", label, split.replace("/", "_"))
+    return best_of(run, out, stages.model_player(clone, label, config.acting), played, label=label)

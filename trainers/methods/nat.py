@@ -31,9 +31,11 @@ class NATConfig(MethodConfig):
     """
 
     rollout: RolloutConfig = field(
-        default_factory=lambda: RolloutConfig(epsilon=0.0, branch_fraction=0.0, temperature=0.7, greedy_first=False)
+        default_factory=lambda: RolloutConfig(
+            attempts=1, epsilon=0.0, branch_fraction=0.0, temperature=0.7, greedy_first=False
+        )
     )
-    """The environment, and how failures are collected."""
+    """The environment, and how failures are collected: one pass over the tasks, sampled."""
     markers: MarkerConfig = field(default_factory=MarkerConfig)
     """The classes and their markers."""
     positives: int | None = None

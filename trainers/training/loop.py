@@ -117,6 +117,7 @@ def fit(
         record = _optimiser_step(engine, plan, compute_loss, config, position.step, out)
         position.step += 1
         last = position.step == engine.total_steps
+        # through the engine, which fetches weights that are split over processes
         more: Any = engine.loss(lambda *_: finish(), None) if last and finish else {}
         if log and distributed.rank() == 0:
             log({**record, **more})
