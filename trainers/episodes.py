@@ -140,7 +140,7 @@ class Episode:
 
     def _explore(self) -> None:
         """Carry out commands drawn at random, as long as the steps' own draws say so."""
-        while self.trajectory is None:
+        while self.trajectory is None and self.job.epsilon > 0:
             draw = random.Random(derive_seed(self.job.seed, "explore", self._number)).random()
             if draw >= self.job.epsilon:
                 return
@@ -244,6 +244,13 @@ def broken_trajectory(
         error=error,
         extra=facts,
     )
+
+
+def lost_trajectory(job: Job, setting: Setting, error: Exception) -> Trajectory:
+    """The record of an episode that was lost with worker after worker."""
+    source = setting.sources[job.source]
+    env_id = source.env_id if isinstance(source, RolloutConfig) else getattr(source, "__name__", str(source))
+    return broken_trajectory(job, setting.policy, env_id, str(error), info={})
 
 
 class EnvPool:

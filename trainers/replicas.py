@@ -25,11 +25,11 @@ from typing import Any, Protocol
 
 from icto_gym.errors import BackendError, ConfigError, require
 from icto_gym.trajectory import Trajectory
-from trainers.episodes import Setting, broken_trajectory, trajectory_id
+from trainers.episodes import Setting, lost_trajectory, trajectory_id
 from trainers.policies.base import Policy
 from trainers.policies.players import recorded_player
 from trainers.rooms import CLOSE_SECONDS, START_SECONDS, RoomLost, ray_actor, ray_cluster, ray_result, taken
-from trainers.sampling import Job, RolloutConfig, WorkerPlan
+from trainers.sampling import Job, WorkerPlan
 from trainers.workers import REPLAYS, Workers
 
 logger = logging.getLogger(__name__)
@@ -244,7 +244,7 @@ class _Crew:
         for name, job in seat.jobs.items():
             self._losses[name] += 1
             if self._losses[name] > REPLAYS and alone:
-                self._keep(self._broken(job, str(loss)))
+                self._keep(lost_trajectory(job, self._setting, loss))
             else:
                 (self._pending if self._losses[name] < REPLAYS else self._suspects).append(job)
         if seat.opened:
@@ -255,9 +255,4 @@ class _Crew:
             if other.opened:
                 self._go_on(other)
         if not self._seats:
-            raise BackendError(f"No worker is left: {loss} {taken(self._plan)} What was finished is stored.") from loss
-
-    def _broken(self, job: Job, error: str) -> Trajectory:
-        source = self._setting.sources[job.source]
-        env_id = source.env_id if isinstance(source, RolloutConfig) else getattr(source, "__name__", str(source))
-        return broken_trajectory(job, self._setting.policy, env_id, error, info={})
+            raise BackendError(f"No worker is left: {loss} {taken(self._plan)}") from loss

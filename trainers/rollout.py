@@ -73,8 +73,9 @@ def rollout(
 
     Raises:
         BackendError: the policy's endpoint or every environment is broken. What was stored stays.
-        ConfigError: two different jobs would have the same trajectory id.
+        ConfigError: two different jobs would have the same trajectory id, or a number is below its least.
     """
+    _check_numbers(batch_size, step_timeout)
     sources = tuple(source) if isinstance(source, Sequence) else (source,)
     first = sources[0] if isinstance(sources[0], RolloutConfig) else RolloutConfig(batch_size=8)
     pending = _not_stored(policy, jobs, store)
@@ -101,6 +102,14 @@ def rollout(
     finally:
         log.bar.close()
     logger.info("played %d episodes with %s: %d successes, %d broken", log.done, policy.name, log.successes, log.broken)
+
+
+def _check_numbers(batch_size: int | None, step_timeout: float | None) -> None:
+    if (batch_size is not None and batch_size < 1) or (step_timeout is not None and not step_timeout > 0):
+        raise ConfigError(
+            f"batch_size counts from 1 and step_timeout is above 0; got batch_size={batch_size}, "
+            f"step_timeout={step_timeout}."
+        )
 
 
 def play_in_order(

@@ -44,6 +44,11 @@ class Room(Protocol):
     def close(self) -> None: ...
 
 
+def _steps(job: Job, said: Sequence[Answer]) -> int:
+    """What a beginning takes: the reset, and every step that is played again. A limit holds for one of them."""
+    return 1 + len(job.prefix) + len(said)
+
+
 class ProcessRoom:
     """A room in a process of its own, started afresh (spawned), so that it shares no lock with this one."""
 
@@ -78,7 +83,7 @@ class ProcessRoom:
             ) from None
 
     def begin(self, job: Job, said: Sequence[Answer] = ()) -> Turn | Trajectory:
-        return self._exchange(("begin", job, said), self._timeout)
+        return self._exchange(("begin", job, said), self._timeout * _steps(job, said))
 
     def answer(self, name: str, answer: Answer) -> Turn | Trajectory:
         return self._exchange(("answer", name, answer), self._timeout)
@@ -139,12 +144,12 @@ def _serve(pipe: Connection, setting: Setting) -> None:
         with contextlib.closing(room):
             while True:
                 method, *arguments = pipe.recv()
-                outcome: tuple[Any, Exception | None, str]
                 try:
-                    outcome = getattr(room, method)(*arguments), None, ""
+                    outcome = getattr(room, method)(*arguments)
                 except Exception as error:
-                    outcome = _failure(error)
-                pipe.send(outcome)
+                    pipe.send(_failure(error))
+                else:
+                    _send(pipe, outcome)
 
 
 def _end_with_parent() -> None:
@@ -153,6 +158,20 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _send(pipe: Connection, outcome: Turn | Trajectory | None) -> None:
+    try:
+        pipe.send((outcome, None, ""))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # nothing has been sent then
+        pipe.send(
+            _failure(
+                ConfigError(
+                    f"What the environment says in info cannot be sent from its process ({error}). "
+                    "Put plain values there, or choose workers 'threads:N' or 'none'."
+                )
+            )
+        )
 
 
 def _failure(error: Exception) -> tuple[None, Exception, str]:
@@ -183,9 +202,14 @@ class RayRoom:
             self._call("__ray_ready__", timeout=START_SECONDS)
         except RoomLost as error:
             raise NoRoom(f"Ray gave no worker: {error} {taken(plan)}") from error
+        except TypeError as error:  # pages of it
+            raise ConfigError(
+                f"The environment cannot be sent to a Ray worker ({str(error).splitlines()[0]}). Make it of plain "
+                "values and of functions or classes of a module, or choose workers 'threads:N' or 'none'."
+            ) from error
 
     def begin(self, job: Job, said: Sequence[Answer] = ()) -> Turn | Trajectory:
-        return self._call("begin", job, said, timeout=self._timeout)
+        return self._call("begin", job, said, timeout=self._timeout * _steps(job, said))
 
     def answer(self, name: str, answer: Answer) -> Turn | Trajectory:
         return self._call("answer", name, answer, timeout=self._timeout)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from icto_gym.errors import BackendError
 from icto_gym.trajectory import Trajectory
-from trainers.episodes import Playroom, Setting, broken_trajectory, trajectory_id
+from trainers.episodes import Playroom, Setting, lost_trajectory, trajectory_id
 from trainers.policies.base import Answer, Turn
 from trainers.rooms import CLOSE_SECONDS, NoRoom, ProcessRoom, RayRoom, Room, RoomLost, ray_cluster
 from trainers.sampling import Job, RolloutConfig, WorkerPlan, waits_elsewhere
@@ -128,7 +128,7 @@ class Workers:
                 event = self._events.get(timeout=seconds) if seconds != 0 else self._events.get_nowait()
             except queue.Empty:
                 return None
-            if isinstance(event, Exception):
+            if isinstance(event, BaseException):
                 raise event
             if isinstance(event, _Loss):
                 self._replace(event)
@@ -176,22 +176,18 @@ class Workers:
             self._crew.remove(loss.hand)
         logger.warning("%s %d episodes are played again elsewhere", loss.error, len(lost))
         if not self._crew:
-            raise BackendError(f"No worker is left: {loss.error} What was finished is stored.") from loss.error
+            raise BackendError(f"No worker is left: {loss.error}") from loss.error
         for name in lost:
             charge = self._charges[name]
             charge.losses += name == loss.during
             loss.hand.load -= 1
             if charge.losses > REPLAYS:
                 charge.hand = None
-                self._events.put(_Outcome(name, len(charge.said), self._broken(charge, str(loss.error))))
+                record = lost_trajectory(charge.job, self._setting, loss.error)
+                self._events.put(_Outcome(name, len(charge.said), record))
             else:
                 charge.hand = self._idlest()
                 charge.hand.call(name, len(charge.said), "begin", charge.job, tuple(charge.said))
-
-    def _broken(self, charge: _Charge, error: str) -> Trajectory:
-        source = self._setting.sources[charge.job.source]
-        env_id = source.env_id if isinstance(source, RolloutConfig) else getattr(source, "__name__", str(source))
-        return broken_trajectory(charge.job, self._setting.policy, env_id, error, info={})
 
 
 class _Hand(threading.Thread):
@@ -221,7 +217,7 @@ class _Hand(threading.Thread):
                 self._carry_out(*call)
         except NoRoom as error:
             self._events.put(_Loss(self, frozenset(self._episodes), "", error))
-        except Exception as error:
+        except BaseException as error:  # an environment that calls sys.exit too, else nobody hears of it
             self._events.put(error)
         finally:
             if self._room is not None:

@@ -1,6 +1,7 @@
 """The same rollout over a Ray cluster: two real workers, one of them killed in the middle of a step."""
 
 import sys
+import threading
 
 import pytest
 
@@ -49,6 +50,13 @@ def test_more_workers_than_processors_are_done_without(cluster, tmp_path, monkey
     expected = play(tmp_path / "here.jsonl", CONFIG, jobs)
     assert play(tmp_path / "ray.jsonl", CONFIG, jobs, workers="ray:3", batch_size=6) == expected
     assert "Ray gave no worker" in caplog.text
+
+
+def test_an_environment_that_cannot_be_sent_to_a_ray_worker_is_a_config_error(cluster, tmp_path):
+    source = Making(tmp_path)
+    source.lock = threading.Lock()
+    with pytest.raises(ConfigError, match=r"cannot be sent to a Ray worker \(Could not serialize.*threads:N"):
+        play(tmp_path / "t.jsonl", source, plan_jobs(CONFIG), Knocks(), workers="ray:1")
 
 
 def test_what_an_environment_raises_on_a_ray_worker_comes_out_here(cluster, tmp_path):

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -49,6 +52,8 @@ class Troubled(ScriptedEnv):
             os.kill(os.getpid(), signal.SIGKILL)
         elif kind == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
+        elif kind == "exit":
+            sys.exit("The simulator is done.")
         raise ValueError("No such trouble.")
 
 
@@ -137,6 +142,66 @@ def test_what_an_environment_raises_in_a_worker_ends_the_run_with_the_same_error
         with pytest.raises(ValueError, match="No such trouble"):
             (tmp_path / "trouble").write_text("bug")
             play(tmp_path / f"{workers[:4]}.jsonl", Making(tmp_path), jobs, Knocks(), workers=workers)
+
+
+def test_an_environment_that_ends_python_ends_the_run_from_a_thread_too(tmp_path):
+    jobs = plan_jobs(replace(CONFIG, attempts=1))
+    for workers in ("none", "threads:2"):
+        (tmp_path / "trouble").write_text("exit")
+        with pytest.raises(SystemExit, match="The simulator is done"):
+            play(tmp_path / f"{workers[:4]}.jsonl", Making(tmp_path), jobs, Knocks(), workers=workers)
+
+
+class Sleepy(ScriptedEnv):
+    """Every step takes 0.4 s; the sixth ends the process where the file is there, and takes it away."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.file, self.steps_taken = Path(folder) / "trouble", 0
+
+    def _advance(self, action):
+        time.sleep(0.4)
+        self.steps_taken += 1
+        if self.steps_taken == 6 and self.file.exists():
+            self.file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._advance(action)
+
+
+def make_sleepy(folder):
+    return ReAct(gym.wrappers.TimeLimit(Sleepy(folder), 7))
+
+
+def test_the_time_limit_is_that_of_one_step_also_where_many_are_played_again(tmp_path):
+    (tmp_path / "trouble").touch()
+    job = plan_jobs(replace(CONFIG, attempts=1))[:1]
+    make = partial(make_sleepy, str(tmp_path))
+    play(tmp_path / "t.jsonl", make, job, Knocks(), workers="processes:1", step_timeout=1.8)
+    (stored,) = TrajectoryStore(tmp_path / "t.jsonl")
+    assert not (tmp_path / "trouble").exists() and stored.error is None and len(stored.steps) == 7
+
+
+class Lock(gym.Wrapper):
+    """Says something that no other process can be told."""
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        return observation, {**info, "lock": threading.Lock()}
+
+
+def make_locked():
+    return Lock(ReAct(gym.wrappers.TimeLimit(ScriptedEnv(), 3)))
+
+
+def test_info_that_cannot_be_sent_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"says in info cannot be sent.*threads:N"):
+        play(tmp_path / "t.jsonl", make_locked, plan_jobs(CONFIG), Knocks(), workers="processes:1")
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": -1}, {"batch_size": 0}, {"step_timeout": 0.0}])
+def test_a_number_below_its_least_is_named(tmp_path, wrong):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+        play(tmp_path / "t.jsonl", CONFIG, plan_jobs(CONFIG), **wrong)
 
 
 def test_an_environment_that_cannot_be_sent_is_a_config_error(tmp_path):

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from icto_gym.dialogue import Message
 from icto_gym.errors import BackendError, ConfigError, check_name, require
 from trainers.policies.base import Answer, Turn, Usage
 from trainers.policies.gate import Gate, Pass
+from trainers.policies.threads import LeftThreads
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class OpenAIPolicy:
         self._extra_body = dict(extra_body or {})
         self._retries, self._patience, self._lock = retries, patience, threading.Lock()
         self._gate = Gate(concurrency, pause, patience)
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
+        self._threads = LeftThreads(concurrency)
         self._passes: dict[str, Pass] = {}
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
@@ -122,7 +123,7 @@ class OpenAIPolicy:
     def close(self) -> None:
         """Close the connections."""
         self._gate.stop("The policy was closed.")
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         self._client.close()
 
     def _ask(self, turn: Turn, ticket: Pass) -> Answer:
@@ -219,10 +220,10 @@ class OpenAIPolicy:
             away = not late or type(error.__cause__).__name__ == "ConnectTimeout"
             return _Trouble(reason, passing=True, shared=away, away=away)
         except (self._openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
-            return _Trouble(self._redacted(f"the answer could not be read ({error!r:.200})"), passing=True)
+            return _Trouble(f"the answer could not be read ({self._redacted(repr(error)):.200})", passing=True)
 
     def _refusal(self, error: Any, turn: Turn) -> Answer | _Trouble:
-        status, text = error.status_code, self._redacted(f"HTTP {error.status_code}: {error.message!s:.500}")
+        status, text = error.status_code, f"HTTP {error.status_code}: {self._redacted(str(error.message)):.500}"
         if status in (400, 413, 422) and _too_long(error):
             logger.warning("%s: the conversation is too long for %s; answered with ''", turn.episode, self.model)
             return Answer("", None)

@@ -1,9 +1,14 @@
 """Endpoints as policies, tested against a server that answers, errs, dawdles and babbles."""
 
 import logging
+import os
+import signal
+import subprocess
+import sys
 import time
 import traceback
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 from endpoint import Endpoint, bad, good
@@ -49,6 +54,32 @@ def test_answers_keep_their_order_and_tokens_add_up(endpoint):
     assert acting.usage == Usage(130, 71)
     assert 1 < endpoint.most_busy <= 4
     assert acting.act([]) == []
+
+
+def test_an_interrupted_run_does_not_wait_for_a_silent_endpoint(endpoint):
+    """Ctrl-C while an answer is awaited that would take two minutes."""
+    endpoint.default = lambda request: good("too late", delay=120.0)
+    script = (
+        "import sys; from trainers.policies import make_policy; from trainers.policies.base import Turn, Message\n"
+        "make_policy('openai:m', base_url=sys.argv[1], timeout=300).act([Turn([Message('user', 'hm')], {})])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    process = subprocess.Popen([sys.executable, "-c", script, endpoint.url], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not endpoint.requests and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) != 0 and len(endpoint.requests) == 1
+    finally:
+        process.kill()
+
+
+def test_a_key_that_a_long_message_ends_in_the_middle_of_is_not_told(endpoint):
+    endpoint.default = lambda request: bad(401, "x" * 490 + KEY)
+    with pytest.raises(BackendError, match="refused: HTTP 401") as caught:
+        policy(endpoint).act(turns("hm"))
+    assert KEY[:5] not in str(caught.value)
 
 
 def test_what_is_asked_reaches_the_endpoint(endpoint):
