@@ -314,6 +314,10 @@ class Run:
         """Whether the stage has its done-record."""
         return self._record(name, "done").exists()
 
+    def has_begun(self, name: str) -> bool:
+        """Whether the stage is complete or under way here, so that what lies at its outputs is its own."""
+        return self.is_complete(name) or self._record(name, "started").exists()
+
     def stage_record(self, name: str) -> dict[str, Any] | None:
         """The done-record of a stage (inputs, outputs, facts, seconds), or None."""
         return self._read_record(self._record(name, "done"))

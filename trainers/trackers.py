@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from icto_gym.errors import check_name, require
+from icto_gym.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +61,14 @@ def numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def run_name(folder: Path) -> str:
-    """The last two names of the run's folder, such as ``runs-demo``."""
-    return "-".join(folder.resolve().parts[-2:]).strip("/") or "run"
+    """The last two names of the run's folder and an id kept in it, such as ``runs-demo-3fa9c1``.
+
+    A tracker's store is shared: without the id, ``runs/demo`` of two places would be one run there.
+    """
+    kept = folder / ".tracker"
+    if not kept.exists():
+        write_text(kept, secrets.token_hex(3) + "\n")
+    return "-".join([*folder.resolve().parts[-2:], kept.read_text(encoding="utf-8").strip()]).strip("/")
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import pytest
 
 from icto_gym.errors import ConfigError
 from trainers.runs import Run
+from trainers.trackers import run_name
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "tiny.yaml"
 
@@ -96,3 +97,11 @@ def test_nothing_is_tracked_without_the_flag_and_a_wrong_name_is_refused(tmp_pat
         with pytest.raises(ConfigError, match="Did you mean 'tensorboard'"):
             run.track("tensorbord")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "metrics.jsonl"]
+
+
+def test_runs_of_one_name_in_two_places_are_two_runs_and_each_keeps_its_own(tmp_path):
+    folders = [tmp_path / place / "runs" / "demo" for place in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    names = [run_name(folder) for folder in folders]
+    assert len(set(names)) == 2 and names == [run_name(folder) for folder in folders]

@@ -70,10 +70,15 @@ Formats:
 """
 
 
+def _drop_drafts(*outs: Path | None) -> None:
+    """Of files only: a folder named by mistake may hold drafts of others."""
+    drop_drafts([out for out in outs if out is not None and not out.is_dir()])
+
+
 def import_(arguments: list[str]) -> None:
     """``icto import``."""
     command = parse(ImportCommand, arguments, prog="icto import", examples=IMPORT_EXAMPLES)
-    drop_drafts([path for path in (command.out, command.step_rewards, command.verdicts) if path])
+    _drop_drafts(command.out, command.step_rewards, command.verdicts)
     show(
         import_file(
             command.source, command.format, command.out, command.settings,
@@ -85,7 +90,7 @@ def import_(arguments: list[str]) -> None:
 def export(arguments: list[str]) -> None:
     """``icto export``."""
     command = parse(ExportCommand, arguments, prog="icto export", examples=EXPORT_EXAMPLES)
-    drop_drafts([command.out] if command.format != "minari" else [])
+    _drop_drafts(command.out)
     show(
         export_file(
             command.source, command.format, command.out, command.settings,

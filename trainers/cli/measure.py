@@ -16,7 +16,7 @@ from icto_gym.errors import ConfigError, check_name
 from icto_gym.files import write_json
 from trainers import stages
 from trainers.cli.parsing import ConfigFile, Flat, parse
-from trainers.evaluation.evaluate import Decoding
+from trainers.evaluation.evaluate import Decoding, chosen_manifest
 from trainers.evaluation.metrics import METRICS, Scoring
 from trainers.evaluation.repeat import check_tasks, check_weights, compare_repeat, needs_trust, read_settings
 from trainers.evaluation.rescore import rescore
@@ -124,10 +124,12 @@ def _play(command: EvaluateCommand) -> list[Result]:
     player = named_player(command.policy, command.policy_options)
     asked = RolloutConfig(**{item.name: getattr(command.settings, item.name) for item in fields(RolloutConfig)})
     decode = Decoding(command.temperature, command.seeds)
+    configs = [stages.greedy(asked, split, asked.max_tasks, optimal=asked.optimal_actions) for split in command.split]
+    for config in configs if len(configs) > 1 else ():
+        chosen_manifest(config)  # a wrong name is told before the first split is played, not after it
     found = []
-    for split in command.split:
-        out = command.out if len(command.split) == 1 else command.out / split.replace("/", "_")
-        config = stages.greedy(asked, split, asked.max_tasks, optimal=asked.optimal_actions)
+    for config in configs:
+        out = command.out if len(configs) == 1 else command.out / config.split.replace("/", "_")
         with Run(out, redo=False) as run:
             label = command.label or player.name
             found.append(_evaluate_into(run, player, config, label, decode, command.scoring))
@@ -137,11 +139,22 @@ def _play(command: EvaluateCommand) -> list[Result]:
 def _evaluate_into(
     run: Run, player: Player, config: RolloutConfig, label: str, decode: Decoding, scoring: Scoring
 ) -> Result:
+    _refuse_strangers(run)
     stages.evaluate(
         run, run.folder, player, config, label=label,
         decode=None if decode == Decoding() else decode, scoring=None if scoring == Scoring() else scoring,
     )  # fmt: skip
     return read_result(run.folder)
+
+
+def _refuse_strangers(run: Run) -> None:
+    """Episodes that were copied here would be counted as played here, whatever their seeds and policy."""
+    episodes = run.folder / "trajectories.jsonl"
+    if episodes.exists() and not run.has_begun(run.folder.name):
+        raise ConfigError(
+            f"{episodes} was not played by an evaluation into this folder, so it cannot stand for this one. "
+            f"Choose another --out, or score them without playing: icto evaluate --from {episodes}"
+        )
 
 
 def _show(results: list[Result], command: EvaluateCommand) -> None:

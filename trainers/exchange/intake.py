@@ -14,7 +14,7 @@ from icto_gym.files import atomic_open
 from trainers.exchange.options import FORMATS, PAIRS, BadField, ImportOptions
 from trainers.exchange.pairs import read_pair
 from trainers.exchange.reading import Reading
-from trainers.exchange.rows import read_rows
+from trainers.exchange.rows import read_rows, refuse_folder
 from trainers.exchange.trajectories import read_trajectory
 from trainers.records import Record
 
@@ -83,6 +83,8 @@ def _check(options: ImportOptions, format_name: str, source: Path, outs: list[Pa
     places = [path.resolve() for path in (source, *outs)]
     if len(set(places)) < len(places):
         raise ConfigError("The input and every output need a name of their own.")
+    for out in outs:
+        refuse_folder(out)
 
 
 def _records(

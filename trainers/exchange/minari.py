@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ def export_minari(trajectories: Iterable[Trajectory], root: Path, dataset_id: st
     minari = require("minari", extra="export")
     if not _ID.fullmatch(dataset_id):
         raise ConfigError(f"--dataset-id {dataset_id!r} is no name such as icto/webshop-expert-v0.")
+    root = root.resolve()  # Minari joins a relative root with itself
     target = root / dataset_id
     if target.exists():
         raise ConfigError(f"{target} exists. Choose another --dataset-id, such as the next version.")
@@ -45,8 +47,7 @@ def export_minari(trajectories: Iterable[Trajectory], root: Path, dataset_id: st
         raise DataError(f"There is no episode with a step among {len(steps_of)}, so nothing to put into a dataset.")
     letters, longest, policies = _alphabet(trajectories)
     space = gym.spaces.Text(max_length=max(longest, 1), min_length=0, charset=letters or "a")
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".minari-", dir=root) as draft, _datasets_in(Path(draft)):
+    with _draft_in(root, dataset_id) as draft, _datasets_in(draft):
         minari.create_dataset_from_buffers(
             dataset_id,
             [_episode(minari, number, item) for number, item in enumerate(_played(trajectories))],
@@ -56,8 +57,8 @@ def export_minari(trajectories: Iterable[Trajectory], root: Path, dataset_id: st
             description="Text episodes exported from icto_gym trajectories.",
         )
         target.parent.mkdir(parents=True, exist_ok=True)
-        _describe_namespace(Path(draft), root, dataset_id)
-        os.replace(Path(draft) / dataset_id, target)
+        _describe_namespace(draft, root, dataset_id)
+        os.replace(draft / dataset_id, target)
     empty = steps_of.count(0)
     return {"written": len(steps_of) - empty, "not_kept": {"episodes without a step": empty} if empty else {}}
 
@@ -107,6 +108,18 @@ def _describe_namespace(draft: Path, root: Path, dataset_id: str) -> None:
         described = draft / folder / "namespace_metadata.json"
         if described.is_file() and not (root / folder / described.name).exists():
             shutil.copy(described, root / folder / described.name)
+
+
+@contextmanager
+def _draft_in(root: Path, dataset_id: str) -> Iterator[Path]:
+    """A hidden folder to write the dataset in; what an export of it left when it was killed is removed first."""
+    prefix = f".minari-{dataset_id.replace('/', '.')}@"
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="minari")  # no author, no environment: so it is
+        yield Path(draft)
 
 
 @contextmanager

@@ -101,9 +101,16 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[s
 
 
 def check_writable(path: Path) -> None:
-    """Refuse an ending that is not written."""
+    """Refuse an ending that is not written, and a folder."""
     if path.suffix not in READABLE:
         raise ConfigError(f"--out {path}: files ending in {', '.join(READABLE)} are written.")
+    refuse_folder(path)
+
+
+def refuse_folder(path: Path) -> None:
+    """A file cannot take the place of a folder."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder. Name a file, such as {path / 'out.jsonl'}.")
 
 
 def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:

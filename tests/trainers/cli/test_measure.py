@@ -226,3 +226,26 @@ def test_other_scoring_is_another_question(played, tmp_path, capsys):
 def test_wrong_usage_is_met_with_the_mend(words, says, capsys):
     assert main(words) == 2
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("words", [["--repeat", "{}/random"], ["random", *PLAY, "--seeds", "5", "6", "7"]])
+def test_episodes_that_were_copied_into_the_folder_do_not_stand_for_played_ones(played, tmp_path, capsys, words):
+    (tmp_path / "trajectories.jsonl").write_bytes((played / "random" / "trajectories.jsonl").read_bytes())
+    assert main(["evaluate", *(word.format(played) for word in words), "--out", str(tmp_path)]) == 2
+    assert "was not played by an evaluation into this folder" in capsys.readouterr().err
+
+
+def test_a_wrong_split_is_told_before_the_first_is_played(tmp_path, capsys):
+    words = ["evaluate", "expert", "--env", ENV, "--split", "test", "nonsense", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "nonsense" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["import", "export"])
+def test_an_output_that_is_a_folder_is_refused_and_nothing_in_it_removed(played, tmp_path, capsys, verb):
+    kept = tmp_path / "out.jsonl" / ".mine.tmp"
+    kept.parent.mkdir()
+    kept.touch()
+    source = str(played / "expert" / "trajectories.jsonl")
+    assert main([verb, source, "--format", "trajectories", "--out", str(kept.parent)]) == 2
+    assert "is a folder" in capsys.readouterr().err and kept.exists()

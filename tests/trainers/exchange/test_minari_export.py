@@ -1,6 +1,7 @@
 """What is exported to Minari is loaded with Minari."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,12 @@ def test_wrong_ids_and_files_without_a_step_are_refused(minari, tmp_path):
         with pytest.raises(ConfigError, match="dataset-id"):
             export_file(tmp_path / "t.jsonl", "minari", tmp_path / "datasets", ExportOptions(dataset_id=dataset_id))
     assert not list((tmp_path / "datasets").rglob("*.hdf5")) if (tmp_path / "datasets").exists() else True
+
+
+def test_a_relative_folder_is_written_and_what_a_killed_export_left_is_removed(minari, tmp_path, monkeypatch):
+    write_records(tmp_path / "t.jsonl", [trajectory()])
+    (tmp_path / "datasets" / ".minari-icto.toy-v0@killed").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    export_file(Path("t.jsonl"), "minari", Path("datasets"), ExportOptions(dataset_id="icto/toy-v0"))
+    assert len(minari.load_dataset("icto/toy-v0")) == 1
+    assert not list((tmp_path / "datasets").glob(".minari-*"))
