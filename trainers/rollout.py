@@ -272,8 +272,8 @@ def _nothing(episode: str) -> None:
 class _Log:
     """Keeps finished episodes and shows how it goes.
 
-    Broken episodes are held back until a sound one (or the end) shows that the run is alive: where
-    everything is broken nothing is recorded, and the same command plays those tasks again once it is mended.
+    Broken episodes are held back until a sound one, or the end, shows that the run is alive. Where too many
+    break in a row nothing of them is recorded, and the same command plays those tasks again once it is mended.
     """
 
     def __init__(self, store: TrajectoryStore, total: int, limit: int, progress: bool | None) -> None:

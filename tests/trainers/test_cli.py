@@ -258,3 +258,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", without + "import trainers.losses"], capture_output=True, text=True)
     assert "pip install 'icto-gym[train]'" in ended.stderr.splitlines()[-1]
+
+
+def test_a_report_of_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

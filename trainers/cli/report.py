@@ -69,6 +69,8 @@ def _check(command: ReportCommand) -> None:
     for folder in command.runs:
         if not folder.is_dir():
             raise ConfigError(f"There is no run folder {folder}.")
+        if not any((folder / name).exists() for name in ("config.yaml", "stages", "metrics.jsonl")):
+            raise ConfigError(f"{folder} is no run folder: it has no config.yaml, stages or metrics.jsonl.")
 
 
 def rate_contrasts(run: RunData) -> None:
