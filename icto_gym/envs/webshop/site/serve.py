@@ -32,7 +32,7 @@ STARTING = 20.0
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """How the shop is served."""
+    """Serve the shop as a web site on this machine, for people to play; Ctrl-C stops it."""
 
     host: str = LOOPBACK
     """Address to listen on; anything but a loopback address lets others in."""
