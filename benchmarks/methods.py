@@ -6,10 +6,10 @@
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
 
 Every method starts from the same clone and the same demonstrations, explores the same training tasks, and has the same
-number of settings to try; the best on dev (the clone itself included) is asked test and ood once. Two controls stand
-beside them: rejection sampling, and cloning on more demonstrations. Differences to the clone are paired bootstraps over
-tasks. Each method is a run folder: kill this at any point, and the same command goes on. Rows that are not finished are
-left out of the table and named.
+number of settings to try; the best on dev by average reward (the clone itself included) is asked test and ood once. Two
+controls stand beside them: rejection sampling, and going on to clone with more demonstrations. Differences to the clone
+are paired bootstraps over tasks. Each method is a run folder: kill this at any point, and the same command goes on.
+Rows that are not finished are left out of the table and named.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Budget:
     demonstrations: int
     """Expert episodes of the shared clone."""
     more_demonstrations: int
-    """Of the control that clones more."""
+    """Of the control that goes on cloning: those of the clone and as many others."""
     tasks: int
     """Training tasks that are explored."""
     attempts: int
@@ -62,7 +62,10 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(4, 6, 2, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
-    "small": Budget(100, 150, 64, 4, 1, 1, 24, 48, 120, 60, ("icto", "rft", "more_cloning")),
+    "small": Budget(
+        160, 320, 64, 3, 1, 1, 24, 48, 200, 60,
+        ("icto", "rft", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr", "best_of_n"),
+    ),
     "full": Budget(
         160, 320, 200, 4, 2, 2, 48, 120, 300, 270,
         ("icto", "rft", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
@@ -73,11 +76,19 @@ COMMON: dict[str, Any] = {
     "model": {"lora": {"r": 32, "alpha": 64}},
     "rollout": {"env_id": "icto/WebShop-v0", "brief": True, "batch_size": 32},
     "acting": {"max_new_tokens": 64, "batch_size": 32},
-    "sft": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 2},
+    "sft": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 2, "probe_metric": "dev/average_reward"},
+    "evaluation": {"choose_by": "average_reward"},
 }
 # at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
 _OWN = {"success_threshold": None, "min_margin": 0.1, "max_expert_share": 0.34, "max_one_sided_share": 0.25}
-_DPO = {"batch_size": 8, "epochs": 1, "probe_every": 4, "probe_at_start": True}
+_DPO = {
+    "probe_metric": "dev/average_reward",
+    "diagnostic_pairs": 16,
+    "batch_size": 8,
+    "epochs": 1,
+    "probe_every": 4,
+    "probe_at_start": True,
+}
 
 # method: (its name in `icto run`, its settings, the settings it may try; the first one where there is one trial)
 ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
@@ -93,7 +104,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
         [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}],
     ),
     "rft": ("rft", {"rollout": {"temperature": 0.8}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
-    "more_cloning": ("bc", {}, [{}, {"sft": {"learning_rate": 5e-4}}]),
+    "more_cloning": ("bc", {"sft": {"epochs": 1}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
     "eto": (
         "eto", {"rollout": {"attempts": 1}, "dpo": _DPO},
         [{"learning_rates": [2e-5, 1e-5]}, {"learning_rates": [5e-5, 2.5e-5]}],
@@ -167,11 +178,10 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
         values = merged(merged(settings(budget, seed), own), merged(_iterations(name, budget), trial))
         values = merged(values, start)
         if row == "more_cloning":
-            values = merged(values, {"start": None, "demonstrations": {"file": None}})
-            values["demonstrations"]["max_tasks"] = budget.more_demonstrations
+            values = merged(values, {"demonstrations": {"file": None, "max_tasks": budget.more_demonstrations}})
         here = folder / f"trial-{number}"
         _, config, policy = run_method(name, values, here)
-        tried.append((_dev_success(here), here, config, policy))
+        tried.append((_dev_reward(here), here, config, policy))
     _, here, config, policy = max(tried, key=lambda item: item[0])
     if row == "best_of_n":
         play_bound(here, config, policy, budget)
@@ -184,9 +194,9 @@ def _iterations(name: str, budget: Budget) -> dict[str, Any]:
     return {"iterations": budget.iterations} if name in ("icto", "eto", "ipr") else {}
 
 
-def _dev_success(folder: Path) -> float:
+def _dev_reward(folder: Path) -> float:
     label = read_json(folder / "chosen.json")["label"] if (folder / "chosen.json").exists() else "sft"
-    return read_json(folder / "evaluation" / label / "dev" / "metrics.json")["metrics"]["success_rate"]["value"]
+    return read_json(folder / "evaluation" / label / "dev" / "metrics.json")["metrics"]["average_reward"]["value"]
 
 
 # ---- the table ----------------------------------------------------------------------------------
@@ -249,12 +259,13 @@ def markdown(result: dict[str, Any]) -> str:
         f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
         f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
         f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
-        "Intervals: 95 % over tasks. Last column: success minus the clone's, paired. Best-of-N is an upper bound.",
+        "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "
+        "Best-of-N is an upper bound.",
     ]  # fmt: skip
     for seed, found in result["results"].items():
         for split in SPLITS:
-            lines += ["", f"## {split}, seed {seed}", "", "| | reward | success | actions | success − clone |",
-                      "|---|---|---|---|---|"]  # fmt: skip
+            head = ("", "reward", "success", "actions", "reward − clone", "success − clone")
+            lines += ["", f"## {split}, seed {seed}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
             lines += [_line(row, split) for row in found["rows"] if split in row["splits"]]
         lines += ["", f"## cost beside evaluation, seed {seed}", ""]
         lines += ["| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]
@@ -273,8 +284,9 @@ def _line(row: dict[str, Any], split: str) -> str:
     for name in SHOWN:
         value = row["splits"][split][name]
         cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
-    against = row["versus_sft"].get(split, {}).get("success_rate")
-    cells.append(f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]" if against else "")
+    for metric in ("average_reward", "success_rate"):
+        against = row["versus_sft"].get(split, {}).get(metric)
+        cells.append(f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]" if against else "")
     return "| " + " | ".join(cells) + " |"
 
 

@@ -98,6 +98,26 @@ def test_chunks_of_the_output_layer_change_neither_values_nor_gradients(model):
     assert torch.allclose(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_frozen_output_layer_gives_the_gradient_of_one_that_learns(dtype, bias):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 259, bias=bias, dtype=dtype)
+    rows, upstream = torch.randn(50, 64, dtype=dtype), torch.randn(50)
+    results = []
+    for learns in (True, False):
+        head.requires_grad_(learns)
+        hidden = rows.clone().requires_grad_()
+        logps = head_logps(head, hidden, torch.arange(50), 16)
+        (logps * upstream.to(logps)).sum().backward()
+        results.append((logps.detach(), hidden.grad))
+    assert type(logps.grad_fn).__name__ == "_FrozenHeadBackward"
+    exact = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    for learned, frozen in zip(*results, strict=True):
+        assert learned.dtype == frozen.dtype
+        assert torch.allclose(learned, frozen, rtol=exact, atol=exact)
+
+
 def test_untied_output_layers_are_used():
     model = tiny_model(0, tied=False).double().eval()
     with torch.no_grad():

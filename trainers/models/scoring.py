@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from trainers.losses.logprobs import token_logps
 from trainers.models.loading import causal_lm
 
-CHUNK = 1024  # scored tokens that go through the output layer at once
+CHUNK = 256  # scored tokens that go through the output layer at once
+KEPT = 1024  # as many under an output layer that learns: more would have to be computed again in the backward pass
 
 
 def hidden_states(
@@ -65,11 +66,17 @@ def _number(config: Any, name: str) -> float:
     return float(value) if isinstance(value, int | float) and value else 1.0
 
 
-def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Send gathered hidden states (K, D) through the output layer, ``chunk`` rows at a time.
+def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
+    """Send gathered hidden states (K, D) through the output layer, ``chunk`` rows at a time (None: `CHUNK` or `KEPT`).
 
-    With gradients and more than one chunk the logits are computed again in the backward pass instead of kept.
+    With gradients and more than one chunk the logits are computed again in the backward pass instead of kept; under an
+    output layer that does not learn no logit is needed twice (see `_FrozenHead`).
     """
+    learning = torch.is_grad_enabled() and hidden.requires_grad
+    if learning and _is_frozen(head):
+        logps: Tensor = _FrozenHead.apply(hidden, head.weight, head.bias, targets, chunk or CHUNK)
+        return logps
+    chunk = chunk or (KEPT if learning else CHUNK)
     if len(targets) <= chunk:
         return token_logps(head(hidden), targets)
 
@@ -80,3 +87,40 @@ def head_logps(head: Any, hidden: Tensor, targets: Tensor, chunk: int = CHUNK) -
     if not torch.is_grad_enabled():
         return torch.cat([part(*piece) for piece in pieces])
     return torch.cat([checkpoint(part, *piece, use_reentrant=False) for piece in pieces])
+
+
+def _is_frozen(head: Any) -> bool:
+    """A plain linear layer that does not learn, with its whole weight here (under ZeRO-3 it is elsewhere)."""
+    if type(head) is not torch.nn.Linear or head._forward_hooks or head._forward_pre_hooks:
+        return False
+    parameters = list(head.parameters())
+    return not any(value.requires_grad or hasattr(value, "ds_id") for value in parameters)
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Log-probabilities with their gradient taken in the same pass, so that logits of one chunk exist at a time.
+
+        log p_k = (W h_k)[y_k] − log Σ_v exp (W h_k)[v]
+        ∂ log p_k / ∂ h_k = W[y_k] − Σ_v p_k[v] · W[v]
+
+    Each log-probability depends on its own hidden state alone, so the gradient (K, D) is known before the loss is, and
+    the backward pass only scales its rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
+        logps, slopes = [], []
+        for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            logits = torch.nn.functional.linear(rows, weight, bias)
+            scores = logits if logits.dtype == torch.float64 else logits.float()
+            sums = scores.logsumexp(-1, keepdim=True)
+            logps.append((scores.gather(-1, wanted.unsqueeze(-1)) - sums).squeeze(-1))
+            shares = scores.sub_(sums).exp_().to(weight.dtype)
+            slopes.append(weight[wanted] - shares @ weight)
+        ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(logps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (gradients[0].unsqueeze(-1) * slopes).to(slopes.dtype), None, None, None, None

@@ -39,7 +39,8 @@ class OptimizerConfig:
     micro_batch_tokens: int = 2048
     """Tokens that go through the model at once; a batch with more is split and its gradients are added up."""
     activation_checkpointing: bool = False
-    """Compute activations twice and keep few: about half the memory for a third more time."""
+    """Compute activations twice and keep few, and return freed memory at once: a quarter to a half of the memory for
+    half more time."""
     save_every: int = 20
     """Optimiser steps between savings of the state from which a killed training resumes."""
     probe_every: int = 0

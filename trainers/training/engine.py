@@ -21,6 +21,7 @@ from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
 from trainers.tokenization import Encoded
 from trainers.training.config import OptimizerConfig
+from trainers.training.memory import return_freed_memory
 from trainers.training.optimizers import make_optimizer
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
 
 
 def _checkpoint_activations(model: Any) -> None:
+    return_freed_memory()
     if hasattr(model, "activation_checkpointing_enable"):  # the name since Transformers 5.2x
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:
