@@ -151,7 +151,8 @@ def contrasted(
 
 def watching(config: MethodConfig) -> Watch:
     """How training is watched on dev tasks."""
-    return Watch(config.probe, config.rollout, config.acting)
+    # as it is played there, so that other ways of exploring do not train the clone again
+    return Watch(config.probe, greedy(config.rollout, config.probe.split, config.probe.tasks or None), config.acting)
 
 
 # ---- measuring --------------------------------------------------------------------------------

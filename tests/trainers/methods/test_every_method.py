@@ -197,6 +197,16 @@ def test_a_run_goes_on_with_other_workers_and_does_nothing_again(clone, tmp_path
     assert "threads:2" in run.path("config.yaml").read_text()
 
 
+def test_other_ways_of_exploring_do_not_train_the_clone_again(tmp_path, caplog):
+    settings = {"iterations": 1, "dpo": DPO, "probe": {"tasks": 1}, "sft": {"epochs": 1, "probe_every": 1}}
+    for attempts in (1, 2):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run_method("icto", tmp_path, **settings, rollout={"attempts": attempts, "epsilon": 0.1 * attempts})
+    done = {record.message for record in caplog.records if record.name == "trainers.runs"}
+    assert "sft: complete, skipped" in done and "iteration-01/trajectories: starts" in done
+
+
 def test_the_best_policy_on_dev_is_tested_where_that_is_asked_for(clone, tmp_path):
     run, checkpoint = run_method("eto", tmp_path, **clone, dpo=DPO, iterations=1, evaluation={"choose": "best"})
     label = read_json(tmp_path / "chosen.json")["label"]
