@@ -369,13 +369,16 @@ def _watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | 
 
 
 def _training_facts(run: Run, out: Path) -> dict[str, Any]:
-    """What went in (samples used, truncated, dropped, held out), tokens read, and errors on what was held out."""
+    """What went in (samples used, truncated, dropped, held out), tokens read, errors on what was held out, and why
+    training stopped early if it did."""
     lines = [line for line in run.metrics() if line.get("stage") == _name(run, out)]
     tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
     held = {
         key: value for line in lines[-1:] for key, value in line.items() if key.startswith(("holdout/", "held_out/"))
     }
-    return {**read_json(out / "checkpoint" / "checkpoint.json").get("data", {}), "trained_tokens": tokens, **held}
+    record = read_json(out / "checkpoint" / "checkpoint.json")
+    end = {key: record[key] for key in ("stopped_early",) if key in record}
+    return {**record.get("data", {}), "trained_tokens": tokens, **held, **end}
 
 
 # ---- records ----------------------------------------------------------------------------------
