@@ -209,6 +209,14 @@ def test_files_that_are_torn_broken_or_of_the_other_kind_are_named(tmp_path):
         export_file(path, "trl-preference", tmp_path / "p.jsonl")
 
 
+@pytest.mark.parametrize("format_name", ["trl-sft", "trl-preference"])
+def test_an_empty_file_is_not_exported(tmp_path, format_name):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"empty\.jsonl holds no (trajectories|pairs), so there is nothing to export"):
+        export_file(tmp_path / "empty.jsonl", format_name, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_an_import_killed_in_the_middle_leaves_no_file_and_starts_anew(tmp_path):
     record = json.dumps({**ETO_WEBSHOP, "note": "x" * 500}) + "\n"
     (tmp_path / "big.jsonl").write_text(record * 30000)
