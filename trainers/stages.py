@@ -253,21 +253,24 @@ def keep_successes(
     *,
     min_score: float | None = 1.0,
     also: Path | None = None,
+    earlier: Sequence[Path] = (),
 ) -> Path:
     """The policy's own accepted successes, each sequence of commands once, and the episodes of the file ``also``.
 
-    A success has at least ``min_score``; None: at least the score of the task's episode in ``also``.
+    A success has at least ``min_score``; None: at least the score of the task's episode in ``also``. Successes among
+    the trajectories ``earlier`` count as well, and come first.
     """
 
     def work() -> dict[str, Any]:
         others = [] if also is None else list(TrajectoryStore(also))
         accepted = None if verdicts is None else _accepted(read_records(verdicts, Verdict))
-        kept, counts = distinct_successes(TrajectoryStore(trajectories), others, min_score, accepted)
+        kept, counts = distinct_successes(read_all([*earlier, trajectories]), others, min_score, accepted)
         write_records(out, [*kept, *others])
         return {"own": len(kept), "others": len(others), **counts}
 
     inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    rounds = {"earlier": earlier} if earlier else {}
+    run.stage(_name(run, out), work, inputs={**inputs, **rounds}, outputs=[out])
     return out
 
 
