@@ -72,13 +72,16 @@ def rollout(
         progress: show a progress bar; default: where standard error is a terminal or ``ICTO_PROGRESS=1``.
 
     Raises:
-        BackendError: the policy's endpoint or every environment is broken. What was stored stays.
-        ConfigError: two different jobs would have the same trajectory id, or a number is below its least.
+        BackendError: the policy's endpoint is broken, or every environment or episode. What was stored stays.
+        ConfigError: there is no source, or not the one of a job; two different jobs would have the same trajectory
+            id; or a number is below its least.
     """
     _check_numbers(batch_size, step_timeout)
-    sources = tuple(source) if isinstance(source, Sequence) else (source,)
+    sources, jobs = tuple(source) if isinstance(source, Sequence) else (source,), tuple(jobs)
+    _check_sources(len(sources), jobs)
     first = sources[0] if isinstance(sources[0], RolloutConfig) else RolloutConfig(batch_size=8)
     pending = _not_stored(policy, jobs, store)
+    anew = len(pending) == len({trajectory_id(job, policy) for job in jobs})
     size = batch_size or first.batch_size
     setting = Setting(
         sources, policy.name, bool(getattr(policy, "needs_expert", False)), bool(getattr(policy, "reads_actions", True))
@@ -93,7 +96,7 @@ def rollout(
         else:
             with contextlib.closing(Workers(plan, setting, size, timeout)) as places:
                 _Play(policy, places, pending, log.keep, size).to_the_end()
-        log.settle()
+        log.end(anew)
     except BackendError as error:
         raise BackendError(
             f"{error} {log.stored} of {log.total} episodes were finished and are stored in {store.path}; "
@@ -109,6 +112,19 @@ def _check_numbers(batch_size: int | None, step_timeout: float | None) -> None:
         raise ConfigError(
             f"batch_size counts from 1 and step_timeout is above 0; got batch_size={batch_size}, "
             f"step_timeout={step_timeout}."
+        )
+
+
+def _check_sources(count: int, jobs: Sequence[Job]) -> None:
+    if not count:
+        raise ConfigError(
+            "There is no environment to play in. Pass a RolloutConfig, a function that returns an environment with "
+            "ReAct around it, or a list of at least one of these."
+        )
+    beyond = next((job for job in jobs if not 0 <= job.source < count), None)
+    if beyond is not None:
+        raise ConfigError(
+            f"The job of {beyond.task_id} plays in source {beyond.source}, but the sources are {count}, counted from 0."
         )
 
 
@@ -272,8 +288,9 @@ def _nothing(episode: str) -> None:
 class _Log:
     """Keeps finished episodes and shows how it goes.
 
-    Broken episodes are held back until a sound one, or the end, shows that the run is alive. Where too many
-    break in a row nothing of them is recorded, and the same command plays those tasks again once it is mended.
+    Broken episodes are held back until a sound one, or the end of a rollout that had one, shows that it is alive.
+    Where too many break in a row, or all, nothing of them is recorded, and the same command plays those tasks again
+    once it is mended.
     """
 
     def __init__(self, store: TrajectoryStore, total: int, limit: int, progress: bool | None) -> None:
@@ -305,6 +322,23 @@ class _Log:
                 f"The last {len(self._held)} episodes all broke; the latest: {trajectory.error} "
                 "They were not recorded; mend the environment and run again, and they are played."
             )
+
+    def end(self, anew: bool) -> None:
+        """Every episode has ended.
+
+        Args:
+            anew: the store held none of them before; else that it holds shows that the environments can be sound.
+
+        Raises:
+            BackendError: all were broken.
+        """
+        if anew and self._held and self.broken == self.done:
+            first = self._held[0]
+            raise BackendError(
+                f"Every episode broke ({self.broken} of {self.done}); the first, {first.trajectory_id}: {first.error} "
+                "They were not recorded; mend the environment and run again, and they are played."
+            )
+        self.settle()
 
     def settle(self) -> None:
         """Store what was held back."""

@@ -253,21 +253,24 @@ def keep_successes(
     *,
     min_score: float | None = 1.0,
     also: Path | None = None,
+    earlier: Sequence[Path] = (),
 ) -> Path:
     """The policy's own accepted successes, each sequence of commands once, and the episodes of the file ``also``.
 
-    A success has at least ``min_score``; None: at least the score of the task's episode in ``also``.
+    A success has at least ``min_score``; None: at least the score of the task's episode in ``also``. Successes among
+    the trajectories ``earlier`` count as well, and come first.
     """
 
     def work() -> dict[str, Any]:
         others = [] if also is None else list(TrajectoryStore(also))
         accepted = None if verdicts is None else _accepted(read_records(verdicts, Verdict))
-        kept, counts = distinct_successes(TrajectoryStore(trajectories), others, min_score, accepted)
+        kept, counts = distinct_successes(read_all([*earlier, trajectories]), others, min_score, accepted)
         write_records(out, [*kept, *others])
         return {"own": len(kept), "others": len(others), **counts}
 
     inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    rounds = {"earlier": earlier} if earlier else {}
+    run.stage(_name(run, out), work, inputs={**inputs, **rounds}, outputs=[out])
     return out
 
 
@@ -369,13 +372,16 @@ def _watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | 
 
 
 def _training_facts(run: Run, out: Path) -> dict[str, Any]:
-    """What went in (samples used, truncated, dropped, held out), tokens read, and errors on what was held out."""
+    """What went in (samples used, truncated, dropped, held out), tokens read, errors on what was held out, and why
+    training stopped early if it did."""
     lines = [line for line in run.metrics() if line.get("stage") == _name(run, out)]
     tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
     held = {
         key: value for line in lines[-1:] for key, value in line.items() if key.startswith(("holdout/", "held_out/"))
     }
-    return {**read_json(out / "checkpoint" / "checkpoint.json").get("data", {}), "trained_tokens": tokens, **held}
+    record = read_json(out / "checkpoint" / "checkpoint.json")
+    end = {key: record[key] for key in ("stopped_early",) if key in record}
+    return {**record.get("data", {}), "trained_tokens": tokens, **held, **end}
 
 
 # ---- records ----------------------------------------------------------------------------------

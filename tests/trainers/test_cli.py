@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from icto_gym.errors import BackendError
 from icto_gym.store import TrajectoryStore
 from trainers.cli.main import VERBS, main
 
@@ -229,6 +230,20 @@ def test_a_real_interrupt_ends_cleanly_and_keeps_what_was_finished(tmp_path, num
 def test_importing_the_command_line_is_light():
     code = "import sys, trainers.cli.main, trainers.cli.learn; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_rollout_in_which_every_episode_breaks_fails_and_is_played_once_it_is_mended(tmp_path, capsys, monkeypatch):
+    def fall_down(self, task):
+        raise BackendError("The bowls fell down.")
+
+    words = ["rollout", "random", *PLAY, "--max-tasks", "2", "--attempts", "1", "--out", str(tmp_path / "t.jsonl")]
+    with monkeypatch.context() as patch:
+        patch.setattr("icto_gym.testing.ScriptedEnv._begin", fall_down)
+        for _ in range(2):
+            assert main(words) == 1
+            told = capsys.readouterr().err
+            assert "Every episode broke (2 of 2)" in told and "The bowls fell down." in told
+    assert main(words) == 0 and len(TrajectoryStore(tmp_path / "t.jsonl")) == 2
 
 
 def test_further_environments_are_played_in_the_same_rollout(tmp_path, capsys):

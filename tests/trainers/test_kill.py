@@ -1,8 +1,8 @@
 """Killed with -9 at any moment, the same command resumes, loses no finished episode, and ends the same.
 
 One interpreter imports torch once and forks a child per attempt; each child is a process of its own that
-runs ``icto run icto`` and dies by a real SIGKILL: at a moment drawn by the clock, or within a drawn file
-operation (just before a rename, in the middle of a write).
+runs ``icto run icto`` and dies by a real SIGKILL: at a moment drawn by the clock, or within a file operation
+(just before a rename, in the middle of a write) that is drawn, or the n-th one of a named stage.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 CONFIG = """
 seed: 3
@@ -38,12 +39,12 @@ from trainers.cli import main
 config, method = sys.argv[1], sys.argv[3]
 torch.set_num_threads(1)
 
-def die_within(operation):
+def die_within(operation, begun=None):
     counted = 0
     def counting(real, half):
         def call(*arguments, **options):
             nonlocal counted
-            counted += 1
+            counted += begun is None or os.path.exists(begun)
             if counted == operation:
                 if half:  # a torn write: half of the bytes arrive
                     descriptor, data = arguments
@@ -60,6 +61,8 @@ def attempt(folder, plan):
         os.dup2(2, 1)  # its results beside its log: standard output is ours
         if plan and plan[0] == "operation":
             die_within(plan[1])
+        elif plan and plan[0] != "clock":  # a stage: its operations count while it is under way
+            die_within(plan[1], f"{folder}/stages/{plan[0]}.started.json")
         os._exit(main(["run", method, "--config", config, "--run", folder]))
     if plan and plan[0] == "clock":
         time.sleep(plan[1])
@@ -80,7 +83,7 @@ def episodes(folder: Path) -> set[tuple[str, str]]:
     """(file, trajectory id) of every whole line in every file of trajectories."""
     found = set()
     for path in folder.rglob("*.jsonl"):
-        if path.name in ("trajectories.jsonl", "demonstrations.jsonl"):
+        if path.name in ("trajectories.jsonl", "demonstrations.jsonl", "attempts.jsonl"):
             lines = path.read_bytes().splitlines(keepends=True)
             found |= {(str(path), json.loads(line)["trajectory_id"]) for line in lines if line.endswith(b"\n")}
     return found
@@ -108,6 +111,14 @@ def _without_seconds(value: object) -> object:
     if not isinstance(value, dict):
         return value
     return {key: _without_seconds(item) for key, item in value.items() if not key.endswith("seconds")}
+
+
+def assert_same_end(killed: Path, quiet: Path) -> None:
+    """The same files with the same bytes, in short: the same episodes, pairs, weights and numbers."""
+    expected, found = outcome(quiet), outcome(killed)
+    assert sorted(found) == sorted(expected)
+    for name in expected:
+        assert found[name] == expected[name], name
 
 
 def drive(
@@ -150,10 +161,7 @@ def test_a_run_killed_many_times_ends_as_if_nothing_had_happened(tmp_path):
     codes = drive(tmp_path / "config.yaml", [(quiet, []), (killed, plans)])
     assert codes[quiet] == [0]
     assert codes[killed].count(-9) >= 5, codes
-    expected, found = outcome(quiet), outcome(killed)
-    assert sorted(found) == sorted(expected)
-    for name in expected:
-        assert found[name] == expected[name], name
+    assert_same_end(killed, quiet)
 
 
 OTHERS = {
@@ -189,7 +197,42 @@ def test_every_method_ends_as_if_nothing_had_happened(tmp_path, method):
     quiet, killed = tmp_path / "undisturbed", tmp_path / "killed"
     codes = drive(tmp_path / "config.yaml", [(quiet, []), (killed, plans)], method)
     assert codes[killed].count(-9) >= 2, codes
-    expected, found = outcome(quiet), outcome(killed)
-    assert sorted(found) == sorted(expected)
-    for name in expected:
-        assert found[name] == expected[name], name
+    assert_same_end(killed, quiet)
+
+
+PLACES: dict[str, tuple[str, list[tuple[str, float]]]] = {
+    "rft": (
+        "{iterations: 2, success_threshold: 0.0}",
+        [
+            ("iteration-01.trajectories", 3), ("iteration-01.successes", 2), ("iteration-01.sft", 6),
+            ("iteration-02.trajectories", 4), ("iteration-02.successes", 1), ("iteration-02.sft", 9),
+        ],
+    ),
+    "eto": (
+        "{iterations: 2, learning_rates: [1.0e-3], dpo: {epochs: 2, batch_size: 2, save_every: 1, probe_every: 2}}",
+        [
+            ("iteration-01.trajectories", 3), ("iteration-01.pairs", 2), ("iteration-01.dpo", 7),
+            ("iteration-02.trajectories", 5), ("iteration-02.dpo", 12), ("iteration-02.dpo", 5),
+        ],
+    ),
+    "best_of_n": (
+        "{samples: 4}",
+        [
+            ("sft", 6), ("evaluation.best-of-4.test", 3), ("evaluation.best-of-4.test", 5),
+            ("evaluation.best-of-4.test", 7),
+        ],
+    ),
+}  # fmt: skip
+"""By method: what it is told beside COMMON, and (stage, n): where it is killed, time after time."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", PLACES)
+def test_a_method_killed_within_exploring_and_training_ends_as_if_nothing_had_happened(tmp_path, method):
+    settings, plans = PLACES[method]
+    config = {**yaml.safe_load(COMMON), "probe": {"tasks": 1}, **yaml.safe_load(settings)}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    quiet, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    codes = drive(tmp_path / "config.yaml", [(quiet, []), (killed, plans)], method)
+    assert codes[killed] == [-9] * len(plans) + [0]
+    assert_same_end(killed, quiet)

@@ -226,6 +226,32 @@ def test_where_everything_is_broken_the_run_stops_and_a_mended_one_plays_all(tmp
     assert len(play(mended, Constant(), tmp_path / "t.jsonl", jobs)) == 12
 
 
+def test_a_short_run_that_breaks_whole_is_an_error_and_is_played_again(tmp_path):
+    _, factory = fragile(*range(12))
+    path, jobs = tmp_path / "t.jsonl", plan_jobs(replace(CONFIG, attempts=1))[:3]
+    words = r"Every episode broke \(3 of 3\); the first, scripted/train/00@constant#0: The bowls fell down\."
+    with pytest.raises(BackendError, match=words):
+        play(factory, Constant("Action: wait"), path, jobs)
+    assert len(TrajectoryStore(path)) == 0
+    _, better = fragile(0, 1)
+    found = play(better, Constant("Action: wait"), path, jobs)
+    assert [bool(trajectory.error) for trajectory in found.values()] == [True, True, False]
+
+
+def test_broken_episodes_at_the_end_of_a_resumed_run_are_recorded(tmp_path):
+    _, factory = fragile(1, 2)
+    path, jobs = tmp_path / "t.jsonl", plan_jobs(replace(CONFIG, attempts=1))[:3]
+    play(factory, Constant("Action: wait"), path, jobs[:1])
+    assert len(play(factory, Constant("Action: wait"), path, jobs)) == 3
+
+
+def test_no_environment_and_one_that_is_not_there_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no environment to play in\. Pass a RolloutConfig"):
+        play([], Constant(), tmp_path / "t.jsonl", plan_jobs(CONFIG)[:1])
+    with pytest.raises(ConfigError, match=r"scripted/train/00 plays in source 1, but the sources are 1"):
+        play([CONFIG], Constant(), tmp_path / "t.jsonl", [plan_jobs(CONFIG)[0]._replace(source=1)])
+
+
 @pytest.mark.parametrize(("answers", "words"), [([], "0 responses to 1"), ([None], "NoneType")])
 def test_a_policy_that_answers_wrongly_is_named(tmp_path, answers, words):
     policy = Constant()

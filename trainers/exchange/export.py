@@ -53,7 +53,7 @@ def export_file(
         How many records were written, and under ``not_kept`` how many would come back with another value of a field.
 
     Raises:
-        DataError: naming file, line and field of what cannot be used.
+        DataError: naming file, line and field of what cannot be used; the file holds nothing.
     """
     options = options or ExportOptions()
     check_name(format_name, FORMATS, "format")
@@ -88,14 +88,16 @@ def export_file(
 
 
 def _records(source: Path, format_name: str) -> Iterator[Any]:
-    wanted = "pairs" if format_name in PAIRS else "trajectories"
+    wanted, count = "pairs" if format_name in PAIRS else "trajectories", 0
     try:
-        if wanted == "pairs":
-            yield from read_records(source, PreferencePair)
-        else:
-            yield from TrajectoryStore(source)
+        found = read_records(source, PreferencePair) if wanted == "pairs" else TrajectoryStore(source)
+        for record in found:
+            count += 1
+            yield record
     except DataError as error:
         raise DataError(f"{error} (--format {format_name} takes a file of {wanted})") from error
+    if not count:
+        raise DataError(f"{source} holds no {wanted}, so there is nothing to export.")
 
 
 def _known(found: dict[str, Any], trajectory: Trajectory, path: Path | None) -> Any:

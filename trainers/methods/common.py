@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from icto_gym.errors import ConfigError
 from icto_gym.files import read_json
 from icto_gym.tasks import shared_tasks
 from trainers import stages
@@ -21,7 +22,7 @@ from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.sampling import list_tasks
 from trainers.stages import ActingConfig, DemonstrationConfig, Start, Watch
-from trainers.training.config import DPOConfig, SFTConfig
+from trainers.training.config import DPOConfig, OptimizerConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,9 @@ M = TypeVar("M", bound=MethodConfig)
 
 # ---- before -----------------------------------------------------------------------------------
 def prepared(config: M) -> M:
-    """The config with its seed in every section; wrong splits and a wrong start are found here, before any work."""
+    """The config with its seed in every section; what cannot work (a start, splits) is found here, before any work."""
     config = seeded(config)
+    check_watched(config)
     if config.start is not None:
         from trainers.models.loading import read_checkpoint
 
@@ -77,6 +79,21 @@ def seeded(config: C) -> C:
         if dataclasses.is_dataclass(section) and any(inner.name == "seed" for inner in dataclasses.fields(section)):
             changed[item.name] = replace(section, seed=seed)  # type: ignore[type-var]
     return replace(config, **changed)  # type: ignore[type-var]
+
+
+def check_watched(config: MethodConfig) -> None:
+    """Refuse a training that is to stop early in a run that watches none.
+
+    Raises:
+        ConfigError: naming the section.
+    """
+    for item in dataclasses.fields(config):
+        section = getattr(config, item.name)
+        if isinstance(section, OptimizerConfig) and section.patience and not config.probe.tasks:
+            raise ConfigError(
+                f"{item.name}.patience is {section.patience}, but probe.tasks is 0, so training is not watched. Give "
+                f"probe.tasks, such as 16, or set {item.name}.patience to 0."
+            )
 
 
 def check_splits(config: MethodConfig) -> None:

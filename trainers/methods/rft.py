@@ -26,7 +26,7 @@ class RFTConfig(MethodConfig):
     """Clone, explore, keep the distinct successes, and train again on them and the demonstrations."""
 
     iterations: int = 1
-    """Rounds of exploring and training."""
+    """Rounds of exploring and training; each trains on the distinct successes of all rounds so far."""
     success_threshold: float | None = 1.0
     """A score from here on is a success; None: at least the expert's on the same task."""
     from_base: bool = True
@@ -36,17 +36,20 @@ class RFTConfig(MethodConfig):
 
 
 def run_rft(config: RFTConfig, run: Run) -> Path | None:
-    """π ← SFT(D); repeat: π ← SFT(D ∪ successes of π)."""
+    """π ← SFT(D), S ← ∅; repeat: S ← S ∪ successes of π, π ← SFT(D ∪ S)."""
     config = prepared(config)
     demonstrations = demonstrated(config, run)
     policy: Start = cloned(config, run, demonstrations)
     policies: dict[str, Start] = {"sft": policy}
+    rounds: list[Path] = []
     for number in range(1, config.iterations + 1):
         here = run.iteration(number)
         episodes = explored(config, run, number, policy)
         kept = stages.keep_successes(
-            run, here / "successes.jsonl", episodes, None, min_score=config.success_threshold, also=demonstrations
-        )
+            run, here / "successes.jsonl", episodes, None, min_score=config.success_threshold, also=demonstrations,
+            earlier=rounds,
+        )  # fmt: skip
+        rounds = [*rounds, episodes]
         begin = config.model if config.from_base else policy
         policy = stages.train_sft(run, here / "sft", kept, begin, config.sft, watching(config))
         policies[f"rft-{number}"] = policy

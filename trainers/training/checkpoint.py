@@ -100,7 +100,7 @@ def _begin(out: Path, facts: Mapping[str, Any]) -> bool:
     else:
         write_json(path, facts)
     drop_folders(out, ".")
-    for draft in out.glob(".*.tmp"):
+    for draft in out.rglob(".*.tmp"):
         draft.unlink(missing_ok=True)
     complete = (out / "checkpoint" / CHECKPOINT_FILE).exists()
     if complete:

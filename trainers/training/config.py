@@ -49,6 +49,9 @@ class OptimizerConfig:
     """The probe's number that decides which weights are kept: the highest, of equals the latest."""
     probe_at_start: bool = False
     """Probe before the first step too, so that a training that only harms returns its start."""
+    patience: int = 0
+    """Stop after so many probes in a row without a new best (an equal one is a new best); 0: train to the end. The
+    learning rate still follows the whole schedule, of which an early stop leaves out the rest."""
     seed: int = 0
     """Draws order and dropout."""
 
@@ -58,9 +61,14 @@ class OptimizerConfig:
         for name in ("learning_rate", "epochs", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
-        for name in ("weight_decay", "max_grad_norm", "probe_every"):
+        for name in ("weight_decay", "max_grad_norm", "probe_every", "patience"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")
+        if self.patience and not self.probe_every:
+            raise ConfigError(
+                f"patience is {self.patience}, but probe_every is 0: the one probe comes at the end, when there is "
+                "nothing left to stop. Give probe_every, such as 10, or set patience to 0."
+            )
         if not 0.0 <= self.warmup_ratio < 1.0:
             raise ConfigError(f"warmup_ratio is {self.warmup_ratio!r}; it must be in [0, 1).")
 
@@ -140,5 +148,7 @@ class RewardConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.patience:
+            raise ConfigError(f"patience is {self.patience}, but no probe watches a reward model. Set it to 0 here.")
         if not 0.0 <= self.holdout < 1.0:
             raise ConfigError(f"holdout is {self.holdout!r}; it must be in [0, 1).")

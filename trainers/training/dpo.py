@@ -26,7 +26,7 @@ from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import DPOConfig
 from trainers.training.engine import make_engine, prepare
-from trainers.training.loop import Log, fit, total_steps
+from trainers.training.loop import Log, check_patience, fit, total_steps
 from trainers.training.plug_in import make_objective
 from trainers.training.sft import Probe, Start
 
@@ -62,6 +62,7 @@ def train_dpo(
     Returns:
         The checkpoint folder ``out/checkpoint``.
     """
+    check_patience(config, probe is not None)
     facts, out = _facts(pairs, start, reference, config), Path(out)
     if begin(out, facts):
         return out / "checkpoint"

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from icto_gym.errors import check_name
-from icto_gym.files import write_json, write_text
+from icto_gym.errors import ConfigError, check_name
+from icto_gym.files import read_json, write_json, write_text
 from trainers import distributed
 from trainers.batches import to_device
+from trainers.models.loading import CHECKPOINT_FILE
 from trainers.training.checkpoint import TrainingError, drop_folders, load_state, save_state, write_folder
 from trainers.training.config import OptimizerConfig
 from trainers.training.engine import Engine
@@ -84,6 +85,44 @@ def items_of_step(size: int, step: int, config: OptimizerConfig) -> list[int]:
     return order[place * config.batch_size : (place + 1) * config.batch_size]
 
 
+def best_probe(probes: Sequence[Mapping[str, Any]], metric: str) -> int:
+    """Place of the highest value of ``metric`` among probes, of equals the latest; NaN is below every number."""
+    return max(range(len(probes)), key=lambda place: (_score(probes[place][metric]), place))
+
+
+def stopped_early(probes: Sequence[Mapping[str, Any]], config: OptimizerConfig, steps: int) -> str:
+    """Why a training of ``steps`` ends after these probes, such as "at step 9 of 40: ..."; "" where it goes on.
+
+    It ends when the last ``config.patience`` probes brought no new best. A probe that equals the best is a new best,
+    as it is where weights are kept, so a level score does not end a training. Only probes decide, and they are part
+    of the saved state and the same in all processes: whoever resumes, and every process, stops at the same step.
+    """
+    if not config.patience or not probes or probes[-1]["step"] >= steps:
+        return ""
+    best = best_probe(probes, config.probe_metric)
+    waited = len(probes) - 1 - best
+    if waited < config.patience:
+        return ""
+    since = "1 probe" if waited == 1 else f"{waited} probes in a row"
+    return (
+        f"at step {probes[-1]['step']} of {steps}: {since} brought no new best {config.probe_metric} "
+        f"({probes[best][config.probe_metric]:.4g} at step {probes[best]['step']})"
+    )
+
+
+def check_patience(config: OptimizerConfig, probed: bool) -> None:
+    """Refuse a patience that nothing could exhaust.
+
+    Raises:
+        ConfigError: the training is not probed.
+    """
+    if config.patience and not probed:
+        raise ConfigError(
+            f"patience is {config.patience}, but nothing measures the policy while it is trained here. Train within "
+            "a method (icto run) with probe.tasks above 0, give the trainer a probe, or set patience to 0."
+        )
+
+
 def fit(
     engine: Engine,
     plan: Plan,
@@ -106,29 +145,39 @@ def fit(
         out: see `trainers.training.checkpoint`.
         save: writes a complete checkpoint folder with the given facts in its record; only the first process calls it.
         log: receives one record per optimiser step.
-        probe: step -> numbers; the weights with the best ``config.probe_metric`` become the checkpoint.
+        probe: step -> numbers; the weights with the best ``config.probe_metric`` become the checkpoint, and
+            ``config.patience`` may end the training (see `stopped_early`): the last record and the checkpoint's say so.
         finish: more numbers for the last step's record.
     """
-    position = _resume(engine, out)
+    check_patience(config, probe is not None)
+    position, steps = _resume(engine, out), engine.total_steps
     if position.step == 0 and not position.probes and probe and config.probe_at_start:
-        _probe(engine, probe, position, config, out, save)
-    bar = tqdm(total=engine.total_steps, initial=position.step, unit="step", disable=not _bar_wanted(), file=sys.stderr)
-    while position.step < engine.total_steps:
+        _measure(engine, probe, position, config)
+        _keep_probed(engine, position, config, out, save)
+    bar = tqdm(total=steps, initial=position.step, unit="step", disable=not _bar_wanted(), file=sys.stderr)
+    end = stopped_early(position.probes, config, steps)
+    while position.step < steps and not end:
         record = _optimiser_step(engine, plan, compute_loss, config, position.step, out)
         position.step += 1
-        last = position.step == engine.total_steps
+        last = position.step == steps
+        probed = probe and (last or (config.probe_every and position.step % config.probe_every == 0))
+        if probe and probed:  # before the record, which says whether it is the last one
+            _measure(engine, probe, position, config)
+            end = stopped_early(position.probes, config, steps)
         # through the engine, which fetches weights that are split over processes
-        more: Any = engine.loss(lambda *_: finish(), None) if last and finish else {}
+        more: Any = engine.loss(lambda *_: finish(), None) if (last or end) and finish else {}
         if log and distributed.rank() == 0:
-            log({**record, **more})
+            log({**record, **more, **({"stopped_early": end} if end else {})})
         bar.set_postfix(loss=f"{record['train/loss']:.3f}")
         bar.update()
-        if probe and (last or (config.probe_every and position.step % config.probe_every == 0)):
-            _probe(engine, probe, position, config, out, save)
+        if probed:
+            _keep_probed(engine, position, config, out, save)
         elif last or position.step % config.save_every == 0:
             _save(engine, position, out)
     bar.close()
-    return _finish(engine, position, out, save)
+    if end:
+        logger.info("stopped early %s", end)
+    return _finish(engine, position, out, save, end)
 
 
 def _resume(engine: Engine, out: Path) -> Position:
@@ -229,25 +278,24 @@ def _tensors(batch: Any) -> dict[str, Tensor]:
     return found
 
 
-def _probe(
-    engine: Engine,
-    probe: Callable[[int], Mapping[str, float]],
-    position: Position,
-    config: OptimizerConfig,
-    out: Path,
-    save: Save,
+def _measure(
+    engine: Engine, probe: Callable[[int], Mapping[str, float]], position: Position, config: OptimizerConfig
 ) -> None:
-    """Measure the weights as they are, keep them if none were better, and save the state so as not to measure again."""
+    """Measure the weights as they are."""
     engine.check_probe()
     training = engine.module.training
     with torch.random.fork_rng(devices=[]):
         metrics = distributed.on_first(lambda: {name: float(value) for name, value in probe(position.step).items()})
     engine.module.train(training)
     check_name(config.probe_metric, metrics, "probe_metric")
-    scores = {item["step"]: _score(item[config.probe_metric]) for item in position.probes}
     position.probes.append({"step": position.step, **metrics})
-    if position.best is None or _score(metrics[config.probe_metric]) >= scores[position.best]:
+
+
+def _keep_probed(engine: Engine, position: Position, config: OptimizerConfig, out: Path, save: Save) -> None:
+    """Keep weights that were just measured if none were better, and save the state so as not to measure again."""
+    if best_probe(position.probes, config.probe_metric) == len(position.probes) - 1:
         position.best = position.step
+        metrics = {name: value for name, value in position.probes[-1].items() if name != "step"}
         _keep(engine, out / f"best-{position.step:06d}", {"step": position.step, "probe": metrics}, save)
     lines = "".join(json.dumps(item, sort_keys=True) + "\n" for item in position.probes)
     distributed.on_first(lambda: write_text(out / "probes.jsonl", lines))
@@ -270,16 +318,23 @@ def _save(engine: Engine, position: Position, out: Path) -> None:
     distributed.on_first(lambda: save_state(out, position.step, state, facts))
 
 
-def _finish(engine: Engine, position: Position, out: Path, save: Save) -> Path:
+def _finish(engine: Engine, position: Position, out: Path, save: Save, end: str) -> Path:
     """Give the result its name, then drop what was only needed on the way."""
     target = out / "checkpoint"
     if position.best is None:
         _keep(engine, target, {"step": position.step}, save)
     else:
-        distributed.on_first(lambda: os.rename(out / f"best-{position.best:06d}", target))
+        distributed.on_first(lambda: _name_best(out / f"best-{position.best:06d}", target, end))
     distributed.on_first(lambda: drop_folders(out, "state-"))
     distributed.on_first(lambda: drop_folders(out, "best-"))
     return target
+
+
+def _name_best(best: Path, target: Path, end: str) -> None:
+    if end:
+        record = best / CHECKPOINT_FILE
+        write_json(record, {**read_json(record), "stopped_early": end})
+    os.rename(best, target)
 
 
 def _bar_wanted() -> bool:

@@ -23,7 +23,7 @@ from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import SFTConfig
 from trainers.training.engine import make_engine, prepare
-from trainers.training.loop import Log, fit, total_steps
+from trainers.training.loop import Log, check_patience, fit, total_steps
 
 logger = logging.getLogger(__name__)
 Start = ModelConfig | str | os.PathLike[str]
@@ -57,6 +57,7 @@ def train_sft(
     Returns:
         The checkpoint folder ``out/checkpoint``.
     """
+    check_patience(config, probe is not None)
     markers = markers or start_markers(start)
     conversations = [training_messages(item, markers.best if markers else None) for item in trajectories]
     facts: dict[str, Any] = {

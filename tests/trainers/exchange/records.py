@@ -65,6 +65,16 @@ ETO_ALFWORLD = {
         "Thought: And put it.\nAction: put mug 1 in/on desk 1",
     ),
 }  # fmt: skip
+ETO_SCIENCEWORLD = {
+    "id": "9_412",
+    "conversations": turns(
+        "You are a helpful assistant to do some scientific experiment in an environment.", "OK",
+        "Your task is to determine if glass is electrically conductive. First, focus on the glass.",
+        "Thought: I should find it.\nAction: look around",
+        "Observation: This room is called the hallway.",
+        "Thought: There.\nAction: focus on glass",
+    ),
+}  # fmt: skip
 ETO_PAIR = {
     "id": "4116",
     "prompt": ETO_WEBSHOP["conversations"][:3],

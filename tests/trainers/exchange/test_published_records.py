@@ -12,7 +12,7 @@ from icto_gym.errors import ConfigError, DataError
 from trainers.exchange import ImportOptions, export_file, import_file
 from trainers.records import PreferencePair, read_records
 
-from .records import AGENTGYM, ETO_ALFWORLD, ETO_PAIR, ETO_WEBSHOP, turns
+from .records import AGENTGYM, ETO_ALFWORLD, ETO_PAIR, ETO_SCIENCEWORLD, ETO_WEBSHOP, turns
 
 WEBSHOP, ALFWORLD = ImportOptions(env_id="icto/WebShop-v0", policy="expert"), ImportOptions(env_id="icto/ALFWorld-v0")
 
@@ -46,6 +46,21 @@ def test_records_without_a_reward_need_a_word_about_it(tmp_path):
         "alfworld/train/pick_and_place_simple-Mug-None-Desk-307/trial_T20190907_072329_828593"
     )
     assert (trajectory.instruction, trajectory.success) == ("put a mug in desk", True)
+
+
+def test_etos_scienceworld_experts_name_task_and_variation(tmp_path):
+    """The number of the task is its place in ETO's table; what no task of ours is stays imported/..."""
+    names = {
+        "9_412": "scienceworld/test-conductivity/412", "0_29": "scienceworld/boil/29", "0_30": "imported/0_30",
+        "4_3": "scienceworld/measure-melting-point-known-substance/3", "5_3": "imported/5_3",
+        "29_0": "scienceworld/mendelian-genetics-unknown-plant/0", "30_0": "imported/30_0", "9": "imported/9",
+    }  # fmt: skip
+    options = ImportOptions(env_id="icto/ScienceWorld-v0", score=1.0)
+    told, path = imported(tmp_path, [{**ETO_SCIENCEWORLD, "id": name} for name in names], options=options)
+    first, *_ = found = list(TrajectoryStore(path))
+    assert [item.task_id for item in found] == list(names.values())
+    assert told["notes"]["tasks that are not the benchmark's own ids (imported/...)"] == 4
+    assert first.instruction.startswith("Your task is to determine") and first.actions[1] == "focus on glass"
 
 
 @pytest.mark.parametrize("grammar, action", [("move", "move mug 1 to desk 1"), ("put", "put mug 1 in/on desk 1")])
@@ -192,6 +207,14 @@ def test_files_that_are_torn_broken_or_of_the_other_kind_are_named(tmp_path):
     _, path = imported(tmp_path, [ETO_WEBSHOP])
     with pytest.raises(DataError, match="takes a file of pairs"):
         export_file(path, "trl-preference", tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("format_name", ["trl-sft", "trl-preference"])
+def test_an_empty_file_is_not_exported(tmp_path, format_name):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"empty\.jsonl holds no (trajectories|pairs), so there is nothing to export"):
+        export_file(tmp_path / "empty.jsonl", format_name, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_an_import_killed_in_the_middle_leaves_no_file_and_starts_anew(tmp_path):

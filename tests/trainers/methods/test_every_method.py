@@ -72,6 +72,20 @@ def test_rft_trains_from_the_model_on_demonstrations_and_distinct_successes(clon
     assert checkpoint == run.iteration(1) / "sft" / "checkpoint"
 
 
+def test_rft_keeps_the_distinct_successes_of_all_rounds(clone, tmp_path):
+    """Yuan et al. train on the union of what was sampled; what a later round repeats counts once."""
+    settings = {"success_threshold": 0.0, "rollout": {"attempts": 2, "max_episode_steps": 1}}
+    run, _ = run_method("rft", tmp_path, **clone, **settings, iterations=2)
+    first, both = (list(TrajectoryStore(run.iteration(number) / "successes.jsonl")) for number in (1, 2))
+    own = [item.trajectory_id for item in first if "@explore-1#" in item.trajectory_id]
+    assert own and [item.trajectory_id for item in both][: len(own)] == own
+    assert any("@explore-2#" in item.trajectory_id for item in both)
+    assert len({(item.task_id, item.actions) for item in both}) == len(both)
+    played = list(TrajectoryStore(run.iteration(2) / "trajectories.jsonl"))
+    found = facts(run, "iteration-02.successes")
+    assert found["own"] + found.get("repeated", 0) == 2 * len(played) and found["own"] == len(both) - found["others"]
+
+
 def test_eto_moves_its_reference_and_follows_its_schedule(clone, tmp_path):
     run, checkpoint = run_method("eto", tmp_path, **clone, dpo=DPO, learning_rates=[1e-3, 5e-4])
     first, second = (read_json(run.iteration(number) / "dpo" / "training.json") for number in (1, 2))

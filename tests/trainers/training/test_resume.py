@@ -44,8 +44,9 @@ def work(out, die_at):
         log=log, probe=lambda step, *_: {"x": float(step == 3)},
     )
     trainers.training.dpo.train_dpo(
-        [make_pair(n) for n in range(4)], sft, DPOConfig(epochs=2, **common), Path(out) / "dpo",
-        log=log, probe=lambda step, *_: {"x": 1.0},
+        [make_pair(n) for n in range(4)], sft,
+        DPOConfig(epochs=4, **{**common, "probe_every": 2, "patience": 1}), Path(out) / "dpo",
+        log=log, probe=lambda step, *_: {"x": 1.0 if step < 5 else 0.5},  # ends at step 6 of 8 with the weights of 4
     )
 
 def attempt(out, die_at):
@@ -73,7 +74,9 @@ def summary(out):
     }
     probes = [(Path(out) / name / "probes.jsonl").read_text() for name in ("sft", "dpo")]
     left = sorted(str(path.relative_to(out)) for path in Path(out).glob("*/*"))
-    return {"records": records, "digests": digests, "probes": probes, "left": left}
+    record = json.loads((Path(out) / "dpo" / "checkpoint" / "checkpoint.json").read_text())
+    early = [record["step"], record["stopped_early"]]
+    return {"records": records, "digests": digests, "probes": probes, "left": left, "early": early}
 
 base = sys.argv[2]
 assert attempt(base + "/straight", 0) == 0
@@ -97,6 +100,7 @@ def test_training_killed_many_times_ends_with_the_same_weights_and_numbers(tmp_p
     done = subprocess.run(command, capture_output=True, text=True, cwd=here.parents[2], timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
+    assert result["straight"]["early"][0] == 4 and result["straight"]["early"][1].startswith("at step 6 of 8")
     for first, outcome in result["killed"].items():
         assert outcome["deaths"] >= 2, first
         for key, value in result["straight"].items():
