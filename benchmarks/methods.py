@@ -95,7 +95,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "icto": (
         "icto",
         {"rollout": {"temperature": 0.8, "epsilon": 0.05}, "pairing": _OWN, "dpo": {**_DPO, "sft_weight": 0.2}},
-        [{"dpo": {"learning_rate": 2e-5}}, {"dpo": {"learning_rate": 5e-5}}],
+        [{"dpo": {"learning_rate": 5e-5}}, {"dpo": {"learning_rate": 2e-5}}],
     ),
     "icto_step": (
         "icto",
