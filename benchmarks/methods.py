@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from trainers.methods import find_method
 from trainers.methods.best_of_n import bound
 from trainers.methods.common import evaluate_splits
 from trainers.presets import fit_to, preset_values
+from trainers.rollout import RolloutConfig
 from trainers.runs import Run
+from trainers.sampling import choose_tasks, list_tasks
 
 logger = logging.getLogger("benchmark")
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +49,9 @@ class Budget:
     more_demonstrations: int
     """Of the control that goes on cloning: those of the clone and as many others."""
     tasks: int
-    """Training tasks that are explored."""
+    """Training tasks that are explored: most of them not demonstrated, for those that were it knows by heart."""
+    demonstrated: int
+    """So many of them were demonstrated to the clone."""
     attempts: int
     """Episodes per explored task, for methods that sample."""
     iterations: int
@@ -61,13 +66,13 @@ class Budget:
 
 
 BUDGETS = {
-    "tiny": Budget(4, 6, 2, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
+    "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
     "small": Budget(
-        160, 320, 64, 3, 1, 1, 24, 48, 200, 60,
+        160, 320, 64, 16, 4, 1, 1, 48, 48, 200, 60,
         ("icto", "rft", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr", "best_of_n"),
     ),
     "full": Budget(
-        160, 320, 200, 4, 2, 2, 48, 120, 300, 270,
+        160, 320, 200, 50, 4, 2, 2, 48, 120, 300, 270,
         ("icto", "rft", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
     ),
 }  # fmt: skip
@@ -80,13 +85,19 @@ COMMON: dict[str, Any] = {
     "evaluation": {"choose_by": "average_reward"},
 }
 # at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
-_OWN = {"success_threshold": None, "min_margin": 0.1, "max_expert_share": 0.34, "max_one_sided_share": 0.25}
+_OWN = {
+    "success_threshold": None,
+    "min_margin": 0.1,
+    "max_pairs_per_task": 3,
+    "max_expert_share": 0.34,
+    "max_one_sided_share": 0.25,
+}
 _DPO = {
     "probe_metric": "dev/average_reward",
     "diagnostic_pairs": 16,
     "batch_size": 8,
     "epochs": 1,
-    "probe_every": 4,
+    "probe_every": 5,
     "probe_at_start": True,
 }
 
@@ -95,7 +106,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "icto": (
         "icto",
         {"rollout": {"temperature": 0.8, "epsilon": 0.05}, "pairing": _OWN, "dpo": {**_DPO, "sft_weight": 0.2}},
-        [{"dpo": {"learning_rate": 5e-5}}, {"dpo": {"learning_rate": 2e-5}}],
+        [{"dpo": {"learning_rate": 2e-4}}, {"dpo": {"learning_rate": 5e-5}}],
     ),
     "icto_step": (
         "icto",
@@ -124,7 +135,7 @@ def settings(budget: Budget, seed: int, **own: Any) -> dict[str, Any]:
         COMMON,
         {
             "seed": seed,
-            "rollout": {"max_tasks": budget.tasks, "attempts": budget.attempts},
+            "rollout": {"max_tasks": None, "attempts": budget.attempts},
             "demonstrations": {"max_tasks": budget.demonstrations},
             "probe": {"tasks": budget.probe},
             "evaluation": {
@@ -167,7 +178,20 @@ def shared_clone(folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
     """The clone that every method starts from, measured as a row of its own."""
     _, config, policy = run_method("bc", settings(budget, seed), folder)
     play_final(folder, config, policy, "sft", budget)
-    return {"start": str(policy), "demonstrations": {"file": str(folder / "demonstrations.jsonl")}}
+    return {
+        "start": str(policy),
+        "demonstrations": {"file": str(folder / "demonstrations.jsonl")},
+        "rollout": {"split": str(explored_tasks(folder.parent / "explored.json", config.rollout, budget))},
+    }
+
+
+def explored_tasks(path: Path, rollout: RolloutConfig, budget: Budget) -> Path:
+    """Write the list of training tasks that every method explores."""
+    tasks, new = list_tasks(rollout), budget.tasks - budget.demonstrated
+    shown = choose_tasks(tasks, budget.demonstrations)
+    others = [task for task in choose_tasks(tasks, budget.demonstrations + new) if task not in shown]
+    write_json(path, [*choose_tasks(shown, budget.demonstrated), *others])
+    return path
 
 
 def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int) -> None:
@@ -178,8 +202,15 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
         values = merged(merged(settings(budget, seed), own), merged(_iterations(name, budget), trial))
         values = merged(values, start)
         if row == "more_cloning":
-            values = merged(values, {"demonstrations": {"file": None, "max_tasks": budget.more_demonstrations}})
+            values = merged(
+                values,
+                {
+                    "rollout": {"split": "train"},
+                    "demonstrations": {"file": None, "max_tasks": budget.more_demonstrations},
+                },
+            )
         here = folder / f"trial-{number}"
+        share_play(folder / "trial-0", here)
         _, config, policy = run_method(name, values, here)
         tried.append((_dev_reward(here), here, config, policy))
     _, here, config, policy = max(tried, key=lambda item: item[0])
@@ -188,6 +219,16 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
     else:
         play_final(here, config, policy, read_json(here / "chosen.json")["label"], budget)
     write_json(folder / "chosen.json", {"trial": here.name, "tried": [str(item[1].name) for item in tried]})
+
+
+def share_play(first: Path, here: Path) -> None:
+    """What the first setting of a row played, the others would play again; stages check by digests that it is alike."""
+    for name in ("evaluation.sft.dev", "iteration-01.trajectories"):
+        record = first / "stages" / f"{name}.json"
+        if record.exists() and not (here / "stages" / record.name).exists():
+            for file in (*read_json(record)["outputs"], f"stages/{record.name}"):
+                (here / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(first / file, here / file)
 
 
 def _iterations(name: str, budget: Budget) -> dict[str, Any]:
@@ -219,7 +260,11 @@ def collect(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]], list[st
 
 
 def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"method": row, "policy": label, "splits": {}, "versus_sft": {}, "cost": _cost(here)}
+    tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
+    found: dict[str, Any] = {
+        "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
+        "versus_sft": {}, "cost": _cost(here),
+    }  # fmt: skip
     for split in SPLITS:
         path = played / "evaluation" / label / split
         if not (path / "metrics.json").exists():
@@ -308,6 +353,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--trials", type=int, help="settings to try per method, in place of the budget's")
     parser.add_argument("--model", default=None, help="another model's name or folder")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these methods, beside other processes")
     parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
@@ -316,6 +362,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.model:
         COMMON["model"]["name"] = options.model
     budget = BUDGETS[options.budget]
+    budget = replace(budget, trials=options.trials or budget.trials)
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"
         start = shared_clone(here / "sft", budget, seed)

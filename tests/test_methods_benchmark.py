@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from icto_gym.files import read_json, write_json
+from icto_gym.files import read_json, write_json, write_text
 from trainers.config import from_mapping, merged
 from trainers.methods import find_method
 from trainers.presets import fit_to, preset_values
+from trainers.rollout import RolloutConfig
+from trainers.sampling import choose_tasks, list_tasks
 
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "methods.py"
 
@@ -35,8 +37,27 @@ def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
         common = {key: value for key, value in common.items() if key in config_class.__dataclass_fields__}
         for trial in grid:
             config = from_mapping(config_class, merged(merged(merged(preset, common), own), trial), row)
-            assert config.evaluation.choose == "best" and config.rollout.max_tasks == budget.tasks
+            assert config.evaluation.choose == "best" and config.rollout.max_tasks is None
+            assert config.rollout.attempts == own.get("rollout", {}).get("attempts", budget.attempts)
     assert set(benchmark.ROWS) == set(budget.methods)
+
+
+def test_most_explored_tasks_were_not_demonstrated(benchmark, tmp_path):
+    rollout, budget = RolloutConfig(env_id="icto/WebShop-v0"), benchmark.BUDGETS["small"]
+    explored = read_json(benchmark.explored_tasks(tmp_path / "explored.json", rollout, budget))
+    shown = set(choose_tasks(list_tasks(rollout), budget.demonstrations))
+    assert len(set(explored)) == budget.tasks and len(shown & set(explored)) == budget.demonstrated
+    played = list_tasks(RolloutConfig(env_id="icto/WebShop-v0", split=str(tmp_path / "explored.json")))
+    assert {task.task_id for task in played} == set(explored) and {task.split for task in played} == {"train"}
+
+
+def test_the_settings_of_a_row_share_what_was_played(benchmark, tmp_path):
+    first, other = tmp_path / "trial-0", tmp_path / "trial-1"
+    write_json(first / "stages" / "iteration-01.trajectories.json", {"outputs": ["iteration-01/trajectories.jsonl"]})
+    write_text(first / "iteration-01" / "trajectories.jsonl", "played")
+    benchmark.share_play(first, other)
+    assert (other / "iteration-01" / "trajectories.jsonl").read_text() == "played"
+    assert (other / "stages" / "iteration-01.trajectories.json").exists() and not (other / "evaluation").exists()
 
 
 def test_rows_have_the_same_number_of_settings_to_try(benchmark):
