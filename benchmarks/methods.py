@@ -210,7 +210,8 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
                 },
             )
         here = folder / f"trial-{number}"
-        share_play(folder / "trial-0", here)
+        for first in (folder.parent / "sft", folder / "trial-0"):
+            share_play(first, here)
         _, config, policy = run_method(name, values, here)
         tried.append((_dev_reward(here), here, config, policy))
     _, here, config, policy = max(tried, key=lambda item: item[0])
@@ -222,7 +223,7 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
 
 
 def share_play(first: Path, here: Path) -> None:
-    """What the first setting of a row played, the others would play again; stages check by digests that it is alike."""
+    """What was played before and would be played again; stages check by digests that it is alike."""
     for name in ("evaluation.sft.dev", "iteration-01.trajectories"):
         record = first / "stages" / f"{name}.json"
         if record.exists() and not (here / "stages" / record.name).exists():

@@ -72,8 +72,8 @@ class ProbeConfig:
 def greedy(config: RolloutConfig, split: str, max_tasks: int | None = None, *, optimal: bool = False) -> RolloutConfig:
     """The same environment, played once per task and without exploration."""
     return replace(
-        config, split=split, max_tasks=max_tasks, attempts=1, greedy_first=True, epsilon=0.0, branch_fraction=0.0,
-        optimal_actions=optimal,
+        config, split=split, max_tasks=max_tasks, attempts=1, greedy_first=True, temperature=0.0, epsilon=0.0,
+        branch_fraction=0.0, optimal_actions=optimal,
     )  # fmt: skip
 
 

@@ -221,6 +221,14 @@ def test_other_ways_of_exploring_do_not_train_the_clone_again(tmp_path, caplog):
     assert "sft: complete, skipped" in done and "iteration-01/trajectories: starts" in done
 
 
+def test_a_shared_clone_is_measured_alike_however_a_method_explores(clone, tmp_path):
+    inputs = []
+    for name, temperature in (("rft", 0.9), ("icto", 0.3)):
+        run, _ = run_method(name, tmp_path / name, **clone, rollout={"temperature": temperature}, iterations=0)
+        inputs.append(read_json(run.path("stages", "evaluation.sft.dev.json"))["inputs"])
+    assert inputs[0] == inputs[1]
+
+
 def test_the_best_policy_on_dev_is_tested_where_that_is_asked_for(clone, tmp_path):
     run, checkpoint = run_method("eto", tmp_path, **clone, dpo=DPO, iterations=1, evaluation={"choose": "best"})
     label = read_json(tmp_path / "chosen.json")["label"]
