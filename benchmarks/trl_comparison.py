@@ -1,7 +1,7 @@
 """A DPO step beside TRL's DPOTrainer: CPU time, wall time and peak memory on the same pairs, in one run.
 
     pip install trl                               # the peer, needed for this only
-    python benchmarks/trl_comparison.py           # about a quarter of an hour on two cores
+    python benchmarks/trl_comparison.py           # about an hour on two cores; finished parts of the result are kept
 
 Every measurement is a process of its own (so that its peak memory is its own) which loads the model and makes one
 optimiser step of two pairs; the ways take turns, ``--rounds`` times, and medians are compared:
@@ -9,7 +9,7 @@ optimiser step of two pairs; the ways take turns, ``--rounds`` times, and median
 * trl-live: TRL as it comes, the reference computed in every step, activation checkpointing on (its default);
 * trl-precomputed: TRL at its best in time: reference computed once, no checkpointing;
 * trl-lean: TRL at its best in memory: reference computed once, checkpointing on;
-* ours, ours-lean: this project's trainer without and with activation checkpointing.
+* ours, ours-lean: this project's trainer without and with activation checkpointing (which returns freed memory too).
 
 All run in float32, which is faster than bfloat16 on a CPU without AMX. A reference that is computed once is counted
 over two epochs: half of its time is added to a step. TRL trains on observation tokens too (it has no mask for them
@@ -27,11 +27,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from icto_gym.dialogue import Message
-from icto_gym.files import write_json
+from icto_gym.files import read_json, write_json
 from trainers.records import PreferencePair
 
 RESULT = Path(__file__).parent / "results" / "trl_comparison.json"
@@ -189,22 +190,18 @@ def apart(*words: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(rounds: int, kinds: list[str], trained: list[str]) -> dict[str, Any]:
-    """All ways by turns, on each kind of pairs, with an adapter and with all weights."""
-    table: dict[str, Any] = {}
-    for kind in kinds:
-        for weights in trained:
-            runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            for _ in range(rounds):
-                for way in WAYS:
-                    runs[way].append(apart(kind, weights, way, "1", "2"))
-            medians = {
-                way: {name: round(statistics.median(run[name] for run in found), 4) for name in found[0]}
-                for way, found in runs.items()
-            }
-            table[f"{kind}/{weights}"] = {**medians, "ratios": ratios(medians)}
-            show(f"{kind} pairs, {weights}", medians)
-    return table
+def compare(rounds: int, kind: str, weights: str) -> dict[str, Any]:
+    """All ways by turns, on one kind of pairs, with an adapter or with all weights."""
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way in WAYS:
+            runs[way].append(apart(kind, weights, way, "1", "2"))
+    medians = {
+        way: {name: round(statistics.median(run[name] for run in found), 4) for name in found[0]}
+        for way, found in runs.items()
+    }
+    show(f"{kind} pairs, {weights}, medians of {rounds}", medians)
+    return {"rounds": rounds, **medians, "ratios": ratios(medians)}
 
 
 def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -261,6 +258,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often the ways take turns")
     parser.add_argument("--kinds", nargs="+", choices=SHAPES, default=list(SHAPES), help="which pairs")
     parser.add_argument("--weights", nargs="+", choices=("lora", "full"), default=["lora", "full"], help="what learns")
+    parser.add_argument("--without-sizes", action="store_true", help="leave out the cost over four sizes")
     parser.add_argument("--one", nargs=5, metavar="X", help="kind, weights, way, scale, pairs: one measurement")
     options = parser.parse_args()
     if options.one:
@@ -272,11 +270,14 @@ def main() -> None:
     import trl
 
     versions = {package.__name__: package.__version__ for package in (torch, transformers, trl)}
-    result = {"versions": versions, "threads": torch.get_num_threads(), "rounds": options.rounds}
-    result["compared"] = compare(options.rounds, options.kinds, options.weights)
-    write_json(RESULT, result)
-    result["linear"] = linear()
-    write_json(RESULT, result)
+    result: dict[str, Any] = {"versions": versions, "threads": torch.get_num_threads(), "compared": {}}
+    if RESULT.exists() and read_json(RESULT)["versions"] == versions:
+        result = read_json(RESULT)
+    for kind, trained in product(options.kinds, options.weights):
+        result["compared"][f"{kind}/{trained}"] = compare(options.rounds, kind, trained)
+        write_json(RESULT, result)
+    if not options.without_sizes:
+        write_json(RESULT, {**result, "linear": linear()})
 
 
 if __name__ == "__main__":
