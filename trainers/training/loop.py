@@ -95,6 +95,7 @@ def fit(
     log: Log | None = None,
     probe: Callable[[int], Mapping[str, float]] | None = None,
     finish: Callable[[], Mapping[str, float]] | None = None,
+    before: Callable[[int], Mapping[str, float]] | None = None,
 ) -> Path:
     """Train, or go on training, until ``out/checkpoint`` is complete.
 
@@ -108,13 +109,16 @@ def fit(
         log: receives one record per optimiser step.
         probe: step -> numbers; the weights with the best ``config.probe_metric`` become the checkpoint.
         finish: more numbers for the last step's record.
+        before: called by every process before each optimiser step with its number (from 0), as to make the data that
+            it learns from; its numbers join the step's record. Called again for the same step it must give the same.
     """
     position = _resume(engine, out)
     if position.step == 0 and not position.probes and probe and config.probe_at_start:
         _probe(engine, probe, position, config, out, save)
     bar = tqdm(total=engine.total_steps, initial=position.step, unit="step", disable=not _bar_wanted(), file=sys.stderr)
     while position.step < engine.total_steps:
-        record = _optimiser_step(engine, plan, compute_loss, config, position.step, out)
+        begun = before(position.step) if before else {}
+        record = {**_optimiser_step(engine, plan, compute_loss, config, position.step, out), **begun}
         position.step += 1
         last = position.step == engine.total_steps
         # through the engine, which fetches weights that are split over processes
