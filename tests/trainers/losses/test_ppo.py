@@ -40,7 +40,9 @@ def test_bradley_terry_gradients_are_minus_and_plus_the_probability_of_the_other
     bradley_terry_loss(chosen, rejected).sum().backward()
     wrong = 1 / (1 + math.exp(1.5))
     assert (chosen.grad.item(), rejected.grad.item()) == pytest.approx((-wrong, wrong))
-    assert torch.autograd.gradcheck(bradley_terry_loss, (random(5).requires_grad_(), random(5, seed=1).requires_grad_()))
+    assert torch.autograd.gradcheck(
+        bradley_terry_loss, (random(5).requires_grad_(), random(5, seed=1).requires_grad_())
+    )
 
 
 def test_the_reward_comes_at_the_last_token_and_every_token_pays_for_straying():
