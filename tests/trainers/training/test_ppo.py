@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import string
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from trainers.training.answers import Prompts, Rollout, Sampler, answer_length
 from trainers.training.checkpoint import TrainingError
 from trainers.training.config import PPOConfig, RewardConfig
 from trainers.training.engine import check_scoring, prepare
-from trainers.training.ppo import PPOPlan, ppo_loss, train_ppo
+from trainers.training.ppo import PPOPlan, _of_policy, ppo_loss, train_ppo
 from trainers.training.preference_reward import encode_answer, train_preference_reward
 
 LORA = ModelConfig(name="tiny-random", lora=LoRAConfig(r=4, alpha=8))
@@ -155,6 +156,7 @@ def test_the_first_step_begins_at_ratio_one_and_its_gradient_is_the_policy_gradi
     sampler = make_sampler(prompts, reward)
     plan = PPOPlan(sampler, CONFIG, tmp_path)
     plan.collect(0)
+    perturb(sampler.module.head)
     ((batch, _),) = plan.batches([0, 1, 2, 3, 4, 5])
     loss, metrics = ppo_loss(sampler.module, batch, CONFIG)
     assert metrics["clip_fraction"] == 0.0 and metrics["approx_kl"] == pytest.approx(0.0, abs=1e-5)
@@ -232,6 +234,24 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_numbers(prompts, rew
 
 def _timeless(record):
     return {key: value for key, value in record.items() if not key.endswith("seconds")}
+
+
+def test_within_an_iteration_no_other_answers_take_the_place_of_lost_ones(prompts, reward, tmp_path):
+    def log(record):
+        if record["step"] == 3:
+            raise KeyboardInterrupt
+
+    settings = replace(CONFIG, save_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_ppo(prompts, reward, LORA, settings, tmp_path, log=log)
+    shutil.rmtree(tmp_path / "rollout-000000")
+    with pytest.raises(DataError, match="cannot go on from within it"):
+        train_ppo(prompts, reward, LORA, settings, tmp_path)
+
+
+def test_gathered_weights_go_into_the_checkpoint_without_the_value_head():
+    assert _of_policy({"policy.a.b": 1, "head.weight": 2}) == {"a.b": 1}
+    assert _of_policy(None) is None
 
 
 def test_answers_that_a_saved_state_may_ask_for_are_kept(prompts, reward, tmp_path):
