@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,11 +214,10 @@ def _facts(scores: Tensor, log_ratios: Tensor, mask: Tensor, written: Sequence[W
     ``kl`` estimates KL(π‖π_ref) of whole answers in nats, by the answers themselves; ``malformed`` is the share of
     answers without a command, which a reward model may like and an environment does not.
     """
-    found: Mapping[str, float] = {
+    return {
         "reward": float(scores.mean()),
         "reward_deviation": float(scores.std(correction=0)),
         "kl": float((log_ratios * mask).sum(-1).mean()),
         "answer_tokens": float(mask.sum(-1).mean()),
         "malformed": sum(bool(parse_response(item.text).problem) for item in written) / len(written),
     }
-    return dict(found)

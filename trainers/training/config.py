@@ -171,7 +171,8 @@ class PPOConfig(OptimizerConfig):
     clip: float = 0.2
     """How far the probability of a token may move from where it was when the answer was written, as a ratio."""
     kl_coef: float = 0.05
-    """Penalty per token for log π − log π_ref against the frozen start, in reward per nat."""
+    """Penalty per token for log π − log π_ref against the frozen start, in reward per nat: to be seen beside
+    ``rollout/reward_deviation``, for the scale of R is whatever its fitting made it."""
     gamma: float = 1.0
     """Discount per token."""
     lam: float = 0.95
