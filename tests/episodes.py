@@ -1,5 +1,8 @@
 """Episodes written by hand."""
 
+from dataclasses import replace
+
+from icto_gym.testing import ScriptedEnv
 from icto_gym.trajectory import Step, Trajectory
 
 
@@ -18,3 +21,21 @@ def play(actions, rewards=None, *, task="t/1", who="p", attempt=0, thought="so",
         steps=steps, final_observation=last, score=score, success=score >= 1, terminated=True, truncated=False,
         policy=who, seed=0, error=error,
     )  # fmt: skip
+
+
+def terse_demonstrations(count=4):
+    """Demonstrations so short that a model of two layers learns to write commands: ``Action:a``."""
+    found = []
+    for number in range(count):
+        episode = play(
+            ["abcd"[(number + t) % 4] for t in range(2)],
+            [0.0, 1.0],
+            task=f"scripted/train/{number:02d}",
+            view=["Three bowls stand here.", "What?"],
+            final="What?",
+        )
+        steps = tuple(replace(step, thought="", response=f"Action:{step.action}") for step in episode.steps)
+        found.append(
+            replace(episode, system_prompt=ScriptedEnv.system_prompt, instruction="Bring the fig.", steps=steps)
+        )
+    return found

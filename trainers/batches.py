@@ -108,6 +108,48 @@ class RewardBatch:
         return int(self.mask.sum())
 
 
+@dataclass(frozen=True)
+class AnswerPairBatch:
+    """B pairs of answers, each to be valued as a whole: first the chosen sides, then the rejected in the same order."""
+
+    tokens: TokenBatch
+    positions: Tensor
+    """(2B,), flat index into the R·T places: where each answer is complete."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens the model reads."""
+        return self.tokens.n_tokens
+
+    @property
+    def n_scored(self) -> int:
+        """Answers with a reward."""
+        return len(self.positions)
+
+
+@dataclass(frozen=True)
+class PPOBatch:
+    """Answers with K tokens that a policy wrote, and what is learned from each of them."""
+
+    tokens: TokenBatch
+    old_logps: Tensor
+    """(K,), log-probability under the policy that wrote the token, in nats."""
+    advantages: Tensor
+    """(K,), whitened over all answers of the iteration."""
+    returns: Tensor
+    """(K,), what the value head should have said before the token, in units of reward."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens the model reads."""
+        return self.tokens.n_tokens
+
+    @property
+    def n_scored(self) -> int:
+        """K, the tokens with a log-probability."""
+        return self.tokens.n_scored
+
+
 def collate(
     conversations: Sequence[Encoded], *, packed: bool, pad_id: int = 0, side: Literal["right", "left"] = "right"
 ) -> TokenBatch:
@@ -192,6 +234,13 @@ def last_places(conversations: Sequence[Encoded], batch: TokenBatch, steps: int)
         if turn < steps:
             places[row, turn] = place
     return places
+
+
+def answer_places(conversations: Sequence[Encoded], batch: TokenBatch) -> Tensor:
+    """Flat index of the place at which the last reply of each conversation is complete, (N,)."""
+    places = last_places(conversations, batch, batch.n_turns)
+    last = torch.tensor([item.n_turns - 1 for item in conversations])
+    return places.gather(1, last.unsqueeze(1)).squeeze(1)
 
 
 def to_device(batch: B, device: Any) -> B:

@@ -1,4 +1,4 @@
-"""Stages that single methods bring along: playing on from given steps, contrasting instructions, markers, best of N.
+"""Stages that single methods bring along: playing on, contrasting instructions, PPO, markers, best of N.
 
 Like all stages they go from file to file, are skipped when complete, and continue where they were cut off.
 """
@@ -21,7 +21,7 @@ from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
 from trainers.evaluation.metrics import metrics_to_json, summarize
 from trainers.feedback import MonteCarloConfig, MonteCarloStepRewards, continuation_jobs, make_step_rewarder, score_all
 from trainers.feedback.outcome import is_malformed
-from trainers.markers import KEY, MarkerConfig
+from trainers.markers import KEY, MarkerConfig, start_markers
 from trainers.pairing.prompt import (
     PromptContrast,
     PromptPairingConfig,
@@ -34,11 +34,12 @@ from trainers.pairing.prompt import (
 from trainers.policies.base import derive_seed
 from trainers.policies.players import Player
 from trainers.policies.prompted import PromptedPolicy, answer_twice
-from trainers.records import StepRewards, append_record, read_records, write_records
+from trainers.records import PreferencePair, StepRewards, append_record, read_records, write_records
 from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
 from trainers.sampling import Job
-from trainers.stages import play_facts, read_all
+from trainers.stages import Start, Watch, play_facts, read_all, train_stage, training_facts, watching
+from trainers.training.config import PPOConfig, RewardConfig
 
 
 # ---- playing on from given steps ----------------------------------------------------------------
@@ -233,6 +234,35 @@ def pair_trajectories(run: Run, out: Path, positive: Path, negative: Path) -> Pa
 
     run.stage(_name(run, out), work, inputs={"positive": positive, "negative": negative}, outputs=[out])
     return out
+
+
+# ---- PPO against a reward model -----------------------------------------------------------------
+def train_preference_reward(run: Run, out: Path, pairs: Path, start: Start, config: RewardConfig) -> Path:
+    """Fit a reward model to preferences (Bradley-Terry); returns its checkpoint folder."""
+
+    def work() -> dict[str, Any]:
+        from trainers.training.preference_reward import train_preference_reward as train
+
+        train(read_records(pairs, PreferencePair), start, config, out, log=run.metric_logger(_name(run, out)))
+        return training_facts(run, out)
+
+    return train_stage(run, out, work, {"pairs": pairs, "start": start, "config": config})
+
+
+def train_ppo(
+    run: Run, out: Path, pairs: Path, reward: Path, start: Start, config: PPOConfig, watch: Watch | None = None
+) -> Path:
+    """Raise a reward model's reward of own answers to the prompts of pairs; returns the checkpoint folder."""
+
+    def work() -> dict[str, Any]:
+        from trainers.training.ppo import train_ppo as train
+
+        prompts = [pair.prompt for pair in read_records(pairs, PreferencePair)]
+        train(prompts, reward, start, config, out, **watching(run, out, watch, start_markers(start)))
+        return training_facts(run, out)
+
+    inputs = {"pairs": pairs, "reward": reward, "start": start, "config": config, "watch": watch}
+    return train_stage(run, out, work, inputs)
 
 
 # ---- markers ------------------------------------------------------------------------------------

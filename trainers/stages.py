@@ -302,11 +302,11 @@ def train_sft(
         if not episodes:
             raise DataError(f"{trajectories} holds no trajectories, so there is nothing to imitate.")
         known = markers or start_markers(start)
-        train(episodes, start, config, out, markers=known, **_watching(run, out, watch, known))
-        return _training_facts(run, out)
+        train(episodes, start, config, out, markers=known, **watching(run, out, watch, known))
+        return training_facts(run, out)
 
     inputs = {"trajectories": trajectories, "start": start, "config": config, "watch": watch}
-    return _train(run, out, work, {**inputs, **({} if markers is None else {"markers": markers})})
+    return train_stage(run, out, work, {**inputs, **({} if markers is None else {"markers": markers})})
 
 
 def train_dpo(
@@ -326,11 +326,11 @@ def train_dpo(
         found = read_records(pairs, PreferencePair)
         if not found:
             raise DataError(f"{pairs} holds no pairs, so there is nothing to contrast.")
-        train(found, start, config, out, reference=reference, **_watching(run, out, watch, start_markers(start)))
-        return _training_facts(run, out)
+        train(found, start, config, out, reference=reference, **watching(run, out, watch, start_markers(start)))
+        return training_facts(run, out)
 
     inputs = {"pairs": pairs, "start": start, "config": config, "watch": watch, "reference": reference}
-    return _train(run, out, work, inputs)
+    return train_stage(run, out, work, inputs)
 
 
 def train_reward(
@@ -347,10 +347,10 @@ def train_reward(
             raise DataError(f"{', '.join(map(str, trajectories))}: no whole episode, so there is nothing to fit.")
         log = run.metric_logger(_name(run, out))
         train(episodes, wanted, start, config, out, log=log, targets_name=targets.targets)
-        return {"trajectories": len(episodes), **_training_facts(run, out)}
+        return {"trajectories": len(episodes), **training_facts(run, out)}
 
     inputs = {"trajectories": trajectories, "targets": targets, "start": start, "config": config}
-    return _train(run, out, work, inputs)
+    return train_stage(run, out, work, inputs)
 
 
 def read_all(files: Sequence[Path]) -> list[Trajectory]:
@@ -358,7 +358,8 @@ def read_all(files: Sequence[Path]) -> list[Trajectory]:
     return [trajectory for path in files for trajectory in TrajectoryStore(path)]
 
 
-def _train(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
+def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
+    """Do the work of a training, by all processes together; returns its checkpoint folder."""
     checkpoint = out / "checkpoint"
     run.stage(
         _name(run, out), work, inputs=inputs, outputs=[checkpoint / "checkpoint.json"], partial=[out], together=True
@@ -366,19 +367,19 @@ def _train(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapp
     return checkpoint
 
 
-def _watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None) -> dict[str, Any]:
+def watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None) -> dict[str, Any]:
+    """The log and the probe that trainers take."""
     marker = markers.best if markers else None
     return {"log": run.metric_logger(_name(run, out)), "probe": watch.make(marker) if watch else None}
 
 
-def _training_facts(run: Run, out: Path) -> dict[str, Any]:
-    """What went in (samples used, truncated, dropped, held out), tokens read, errors on what was held out, and why
-    training stopped early if it did."""
+def training_facts(run: Run, out: Path) -> dict[str, Any]:
+    """What went in (samples used, truncated, dropped, held out), tokens read, measures of the result, and why training
+    stopped early if it did."""
     lines = [line for line in run.metrics() if line.get("stage") == _name(run, out)]
     tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
-    held = {
-        key: value for line in lines[-1:] for key, value in line.items() if key.startswith(("holdout/", "held_out/"))
-    }
+    measured = ("holdout/", "held_out/", "final/")
+    held = {key: value for line in lines[-1:] for key, value in line.items() if key.startswith(measured)}
     record = read_json(out / "checkpoint" / "checkpoint.json")
     end = {key: record[key] for key in ("stopped_early",) if key in record}
     return {**record.get("data", {}), "trained_tokens": tokens, **held, **end}

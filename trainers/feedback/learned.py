@@ -43,6 +43,11 @@ class LearnedStepRewards:
         from trainers.models.reward_model import RewardModel
 
         fitted, wanted = read_checkpoint(path).get("targets"), "recorded" if literal else "return_to_go"
+        if fitted == "preference":
+            raise ConfigError(
+                f"{path} was fitted to preferences, so its values are rewards of answers, not of steps. Fit a reward "
+                "model to episodes with `icto train reward`."
+            )
         if fitted not in (None, wanted):
             raise ConfigError(f"{path} was fitted to {fitted!r} targets, not to {wanted!r}; set targets to {fitted!r}.")
         return cls(RewardModel.load(path), literal=literal)

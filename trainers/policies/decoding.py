@@ -90,8 +90,8 @@ class Reply:
 
     def __init__(self, request: Request, words: Words, max_new_tokens: int) -> None:
         self.ids: list[int] = []
-        self.written = 0
-        """Tokens generated, the end-of-turn token included."""
+        self.tokens: list[int] = []
+        """What was generated: `ids`, and the end-of-turn token if it came."""
         self.temperature = request.temperature
         self._words, self._limit = words, max_new_tokens
         self._draws: list[float] = []
@@ -99,13 +99,18 @@ class Reply:
             generator = torch.Generator().manual_seed(request.seed)
             self._draws = torch.rand(max_new_tokens, generator=generator, dtype=torch.float64).tolist()
 
+    @property
+    def written(self) -> int:
+        """Tokens generated, the end-of-turn token included."""
+        return len(self.tokens)
+
     def draw(self) -> float:
         """The number in [0, 1) that decides the next token."""
         return self._draws[self.written]
 
     def take(self, token: int) -> bool:
         """Append a token; False where the response is complete."""
-        self.written += 1
+        self.tokens.append(token)
         if token in self._words.end_ids:
             return False
         self.ids.append(token)

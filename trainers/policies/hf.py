@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,17 @@ from trainers.policies.ragged import CachedEngine, reproduces
 from trainers.tokenization import encode_prompt, end_of_turn_ids
 
 logger = logging.getLogger(__name__)
+
+
+class Written(NamedTuple):
+    """A response and its tokens; empty where the conversation did not fit."""
+
+    prompt: list[int]
+    """Token ids that were read."""
+    tokens: list[int]
+    """Token ids that were generated, the one that ends the turn included if it came."""
+    text: str
+    """The response."""
 
 
 class HFPolicy:
@@ -98,6 +109,12 @@ class HFPolicy:
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """One response per turn, in order; `last_usage` holds their token counts."""
+        answers = self.write(turns)
+        self.last_usage = [Usage(len(answer.prompt), len(answer.tokens)) for answer in answers]
+        return [answer.text for answer in answers]
+
+    def write(self, turns: Sequence[Turn]) -> list[Written]:
+        """Responses as `act` gives them, with the tokens that were read and generated."""
         prompts = [self._prompt(turn) for turn in turns]
         requests = [
             Request(turn.episode, prompt, turn.temperature, turn.seed)
@@ -110,12 +127,10 @@ class HFPolicy:
             for batch in self._batches(requests):
                 replies += generate(self._engine, batch, self._words, self.max_new_tokens)
         written = iter(replies)
-        answers = [None if prompt is None else next(written) for prompt in prompts]
-        self.last_usage = [
-            Usage(len(prompt or ()), reply.written if reply else 0)
-            for prompt, reply in zip(prompts, answers, strict=True)
-        ]
-        return ["" if reply is None else self._words.text(reply.ids).strip() for reply in answers]
+        return [Written([], [], "") if prompt is None else self._written(prompt, next(written)) for prompt in prompts]
+
+    def _written(self, prompt: list[int], reply: Reply) -> Written:
+        return Written(prompt, reply.tokens, self._words.text(reply.ids).strip())
 
     def forget(self, episode: str) -> None:
         """The episode has ended."""

@@ -167,6 +167,14 @@ def _training_charts(run: RunData, stage: str) -> str:
             "success on dev while training", [_series(run.probes.get(stage, []), "success_rate", "dev success")],
             x_title="optimiser steps", percent=True,
         ),
+        line_chart(
+            "the reward model's reward of the policy's answers", [_series(lines, "rollout/reward", "reward")],
+            x_title="optimiser steps", marks=len(lines) < 3,
+        ),
+        line_chart(
+            "KL from the start per answer, nats", [_series(lines, "rollout/kl", "KL")],
+            x_title="optimiser steps", marks=len(lines) < 3, zero=True,
+        ),
     ]  # fmt: skip
     return element("div", *charts, class_="charts") if any(charts) else ""
 

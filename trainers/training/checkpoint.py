@@ -136,6 +136,11 @@ def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return load_file(folders[-1] / "state.safetensors"), read_json(folders[-1] / "position.json")
 
 
+def saved_step(out: Path) -> int:
+    """Optimiser steps behind the latest saved state; 0 where there is none."""
+    return max((int(folder.name.partition("-")[2]) for folder in out.glob("state-*")), default=0)
+
+
 def drop_folders(out: Path, prefix: str, keep: str | None = None) -> None:
     """Remove the folders of ``out`` whose name begins with ``prefix``."""
     for folder in out.glob(f"{prefix}*"):

@@ -1,4 +1,4 @@
-"""Settings of the three trainings (importable without torch)."""
+"""Settings of the trainings (importable without torch)."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class OptimizerConfig:
     micro_batch_tokens: int = 2048
     """Tokens that go through the model at once; a batch with more is split and its gradients are added up."""
     activation_checkpointing: bool = False
-    """Compute activations twice and keep few, and return freed memory at once: a quarter to a half of the memory for
-    half more time."""
+    """Compute activations twice and keep few, and return freed memory as it goes: a third of the memory for a third
+    more time."""
     save_every: int = 20
     """Optimiser steps between savings of the state from which a killed training resumes."""
     probe_every: int = 0
@@ -152,3 +152,64 @@ class RewardConfig(OptimizerConfig):
             raise ConfigError(f"patience is {self.patience}, but no probe watches a reward model. Set it to 0 here.")
         if not 0.0 <= self.holdout < 1.0:
             raise ConfigError(f"holdout is {self.holdout!r}; it must be in [0, 1).")
+
+
+@dataclass(frozen=True)
+class PPOConfig(OptimizerConfig):
+    """Train a policy against a reward model by PPO: one answer per prompt, one optimisation per batch of answers.
+
+    The constants of the published RLCD are not restated anywhere that could be checked; these are this project's,
+    near those in common use.
+    """
+
+    learning_rate: float = 1e-5
+    """Peak learning rate, of the value head too; with LoRA two to ten times as much."""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """Learning rate after the warm-up: falls to 0 on half a cosine, or stays."""
+    iterations: int = 20
+    """How often answers are sampled and learned from."""
+    rollout_size: int = 32
+    """Answers per iteration, each to a prompt of its own as long as there are enough; sampled at temperature 1, for
+    the ratio in the loss is that of the policy itself."""
+    epochs: float = 2.0
+    """Passes over the answers of an iteration, a whole number."""
+    batch_size: int = 8
+    """Answers per optimiser step."""
+    max_new_tokens: int = 96
+    """Longest answer, in tokens."""
+    generation_batch: int = 16
+    """Answers written together."""
+    clip: float = 0.2
+    """How far the probability of a token may move from where it was when the answer was written, as a ratio."""
+    kl_coef: float = 0.05
+    """Penalty per token for log π − log π_ref against the frozen start, in reward per nat: to be seen beside
+    ``rollout/reward_deviation``, for the scale of R is whatever its fitting made it."""
+    gamma: float = 1.0
+    """Discount per token."""
+    lam: float = 0.95
+    """GAE's λ: 1 trusts the sampled return alone, 0 the value head of the next token."""
+    value_coef: float = 0.1
+    """Weight of the value head's squared error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("iterations", "rollout_size", "max_new_tokens", "generation_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 1.")
+        if self.epochs != int(self.epochs):
+            raise ConfigError(
+                f"epochs is {self.epochs!r}; PPO passes over each batch of answers a whole number of times."
+            )
+        if not 0.0 < self.clip < 1.0:
+            raise ConfigError(f"clip is {self.clip!r}; it must be in (0, 1).")
+        for name in ("kl_coef", "value_coef"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")
+        for name in ("gamma", "lam"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be in [0, 1].")
+        if self.max_new_tokens >= self.max_length:
+            raise ConfigError(
+                f"max_new_tokens is {self.max_new_tokens!r} and max_length {self.max_length!r}; no prompt fits before "
+                "such an answer. Lower the first or raise the second."
+            )

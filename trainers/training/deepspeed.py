@@ -125,8 +125,8 @@ class DeepSpeedEngine(Engine):
         """Whether the policy can be watched while it learns."""
         if self.stage == 3:
             raise ConfigError(
-                "ZeRO-3 splits the weights over the processes, so the policy cannot play while it is trained. "
-                "Set probe.tasks to 0, or use zero2."
+                "ZeRO-3 splits the weights over the processes, so the policy cannot play while it is trained, as "
+                "probes and PPO want it. Set probe.tasks to 0 (and choose another objective than rm_ppo), or use zero2."
             )
 
 

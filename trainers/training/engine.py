@@ -164,12 +164,17 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
 
 
 def _checkpoint_activations(model: Any) -> None:
-    return_freed_memory()
+    return_freed_memory(_layers(model))
     if hasattr(model, "activation_checkpointing_enable"):  # the name since Transformers 5.2x
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()  # with an adapter no weight below the first layer needs a gradient
+
+
+def _layers(model: Any) -> list[Any]:
+    """The layers of the decoder; none where it does not list them."""
+    return list(getattr(model.get_decoder(), "layers", ()))
 
 
 def _switch_dropout_off(model: torch.nn.Module) -> None:

@@ -134,6 +134,7 @@ def fit(
     log: Log | None = None,
     probe: Callable[[int], Mapping[str, float]] | None = None,
     finish: Callable[[], Mapping[str, float]] | None = None,
+    before: Callable[[int], Mapping[str, float]] | None = None,
 ) -> Path:
     """Train, or go on training, until ``out/checkpoint`` is complete.
 
@@ -148,6 +149,8 @@ def fit(
         probe: step -> numbers; the weights with the best ``config.probe_metric`` become the checkpoint, and
             ``config.patience`` may end the training (see `stopped_early`): the last record and the checkpoint's say so.
         finish: more numbers for the last step's record.
+        before: called by every process before each optimiser step with its number (from 0), as to make the data that
+            it learns from; its numbers join the step's record. Called again for the same step it must give the same.
     """
     check_patience(config, probe is not None)
     position, steps = _resume(engine, out), engine.total_steps
@@ -157,7 +160,8 @@ def fit(
     bar = tqdm(total=steps, initial=position.step, unit="step", disable=not _bar_wanted(), file=sys.stderr)
     end = stopped_early(position.probes, config, steps)
     while position.step < steps and not end:
-        record = _optimiser_step(engine, plan, compute_loss, config, position.step, out)
+        begun = before(position.step) if before else {}
+        record = {**_optimiser_step(engine, plan, compute_loss, config, position.step, out), **begun}
         position.step += 1
         last = position.step == steps
         probed = probe and (last or (config.probe_every and position.step % config.probe_every == 0))

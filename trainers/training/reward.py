@@ -82,7 +82,7 @@ def train_reward(
         value_loss,
         config,
         out,
-        save=lambda folder, more, weights: _save(
+        save=lambda folder, more, weights: save_reward_model(
             folder, model, {**facts, "targets": targets_name, "data": plan.counts, **more}, weights
         ),
         log=log,
@@ -96,8 +96,8 @@ def value_loss(model: Any, batch: RewardBatch) -> tuple[Tensor, dict[str, float]
     return reward_loss(values, batch.targets, batch.mask), {"mean_value": float(values.detach()[batch.mask > 0].mean())}
 
 
-def _held_out(tasks: Mapping[int, str], config: RewardConfig) -> list[int]:
-    """Numbers of the trajectories that are not trained on: whole tasks, drawn by the seed, until the share is reached.
+def held_out_tasks(tasks: Mapping[int, str], config: RewardConfig) -> list[int]:
+    """Numbers of the samples that are not trained on: whole tasks, drawn by the seed, until the share is reached.
 
     Other episodes of a task tell how it ends, so an error on a task that is trained too would be flattering.
     """
@@ -119,7 +119,10 @@ def _checked(trajectory: Trajectory, values: Sequence[float]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _save(folder: Path, model: RewardModel, facts: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> None:
+def save_reward_model(
+    folder: Path, model: RewardModel, facts: Mapping[str, Any], weights: Mapping[str, Tensor] | None
+) -> None:
+    """Write a checkpoint that `RewardModel.load` reads; ``weights``, by name, in place of the model's own."""
     backbone = weights and {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
     head = weights and {k.removeprefix("head."): v for k, v in weights.items() if k.startswith("head.")}
 
@@ -149,7 +152,7 @@ class RewardPlan:
                 f"None of {len(trajectories)} trajectories has steps, targets and a reply that ends within max_length "
                 f"{config.max_length}, so there is nothing to fit."
             )
-        self.held_out = _held_out({number: trajectories[number].task_id for number in readable}, config)
+        self.held_out = held_out_tasks({number: trajectories[number].task_id for number in readable}, config)
         self.trained = sorted(set(readable) - set(self.held_out))
         self.size = len(self.trained)
         self.counts = {

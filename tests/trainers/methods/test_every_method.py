@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from episodes import terse_demonstrations
 
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.files import read_json
@@ -13,7 +14,7 @@ from trainers.config import from_mapping, merged
 from trainers.methods import METHODS, find_method
 from trainers.methods.eto import ETOConfig, dpo_of
 from trainers.presets import fit_to, preset_names, preset_values
-from trainers.records import PreferencePair, read_records
+from trainers.records import PreferencePair, read_records, write_records
 from trainers.runs import Run
 
 SMALL = {
@@ -153,6 +154,45 @@ def test_rlcd_labels_by_instruction_and_says_how_often_the_outcome_agrees(clone,
     total = sum(count for name, count in found["counts"].items())
     turns = sum(len(item.steps) for item in TrajectoryStore(run.iteration(1) / "trajectories.jsonl"))
     assert total == (turns if unit == "turn" else 3)
+
+
+def test_rlcd_in_its_original_form_fits_a_reward_model_and_raises_it_by_ppo(tmp_path):
+    write_records(tmp_path / "terse.jsonl", terse_demonstrations())
+    settings = {
+        "model": {"name": "tiny-random", "lora": None},
+        "demonstrations": {"file": tmp_path / "terse.jsonl"},
+        "sft": {"epochs": 40, "batch_size": 2, "learning_rate": 3e-3},
+        "acting": {"max_new_tokens": 12},
+        "rollout": {"max_tasks": 4, "max_episode_steps": 6},
+        "objective": "rm_ppo",
+        "pairing": {"agreement_pairs": 0},
+        "reward": {"epochs": 1, "batch_size": 2, "holdout": 0.2},
+        "ppo": {"iterations": 2, "rollout_size": 4, "batch_size": 2, "epochs": 2, "max_new_tokens": 8, "kl_coef": 0.1},
+    }
+    run, checkpoint = run_method("rlcd", tmp_path / "run", **settings)
+    here, clone = run.iteration(1), {"start": run.path("sft", "checkpoint")}
+    assert checkpoint == here / "ppo" / "checkpoint" and not (here / "dpo").exists()
+    for stage in ("reward", "ppo"):
+        assert read_json(here / stage / "training.json")["start"]["weights"] == weights(clone["start"])
+    assert read_json(here / "ppo" / "training.json")["reward_model"]["weights"] == weights(here / "reward/checkpoint")
+    assert read_json(here / "ppo" / "training.json")["config"]["kl_coef"] == 0.1
+    assert weights(checkpoint) != weights(clone["start"])
+    assert facts(run, "iteration-01.reward").keys() >= {"pairs", "held_out", "holdout/accuracy"}
+    assert facts(run, "iteration-01.ppo").keys() >= {"prompts", "trained_tokens", "final/reward", "final/kl"}
+    lines = [line for line in run.metrics() if line["stage"] == "iteration-01/ppo"]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert all({"rollout/reward", "rollout/kl", "train/clip_fraction"} <= line.keys() for line in lines)
+    noted = read_json(here / "metrics.json")
+    assert noted["training"]["steps"] == 8 and "holdout/accuracy" in noted["reward_model"]["last"]
+    assert read_json(run.path("chosen.json"))["label"] == "rlcd-1"
+
+
+def test_ppo_of_whole_episodes_and_unknown_objectives_are_refused_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match=r"pairing\.unit is 'trajectory'"):
+        run_method("rlcd", tmp_path, objective="rm_ppo", pairing={"unit": "trajectory"})
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+    with pytest.raises(ConfigError, match="rm_ppo"):
+        run_method("rlcd", tmp_path, objective="rm_poo")
 
 
 def test_nat_asks_for_the_good_kind_wherever_its_checkpoint_acts(clone, tmp_path):

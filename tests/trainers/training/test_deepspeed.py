@@ -23,8 +23,10 @@ from trainers import distributed
 from trainers.distributed import EngineConfig, launched
 from trainers.models import LoRAConfig, ModelConfig
 from trainers.models.tiny import tiny_folder
-from trainers.training.config import DPOConfig, RewardConfig
+from trainers.training.config import DPOConfig, PPOConfig, RewardConfig
 from trainers.training.dpo import train_dpo
+from trainers.training.ppo import train_ppo
+from trainers.training.preference_reward import train_preference_reward
 from trainers.training.reward import train_reward
 
 torch.set_num_threads(1)
@@ -48,6 +50,11 @@ def work(out, preset, die_at):
             config = DPOConfig(probe_every=1, probe_metric="x", patience=2, **common)
             probe = lambda step, *_: {"x": -step}
             train_dpo([make_pair(n) for n in range(6)], model, config, Path(out), log=log, probe=probe)
+        elif "ppo" in out:
+            pairs = [make_pair(n) for n in range(6)]
+            judge = train_preference_reward(pairs, model, RewardConfig(holdout=0.25, **common), Path(out + "-reward"))
+            config = PPOConfig(iterations=2, rollout_size=8, max_new_tokens=4, **{**common, "learning_rate": 1e-3})
+            train_ppo([pair.prompt for pair in pairs], judge, model, config, Path(out), log=log)
         else:
             train_dpo([make_pair(n) for n in range(6)], model, DPOConfig(**common), Path(out), log=log)
 
@@ -109,6 +116,10 @@ def outcomes(tmp_path_factory):
         "reward-zero3": [("zero3", 2)],
         "early-one": [("", 1)],
         "early-zero2": [("zero2", 2, 2), ("zero2", 2, 3), ("zero2", 2)],
+        "ppo-one": [("", 1)],
+        "ppo-zero2": [("zero2", 2)],
+        "ppo-killed": [("zero1", 2, 3), ("zero2", 2)],
+        "ppo-refused": [("zero3", 2), ("", 1)],
     }
     words = json.dumps([(str(base / name), plan) for name, plan in plans.items()])
     command = [sys.executable, "-W", "ignore", "-c", DRIVER, str(here), words]
@@ -130,6 +141,8 @@ def outcomes(tmp_path_factory):
         ("full-zero3", "full-one"),
         ("reward-zero3", "reward-one"),
         ("early-zero2", "early-one"),
+        ("ppo-zero2", "ppo-one"),
+        ("ppo-killed", "ppo-one"),
     ],
 )
 def test_two_processes_have_the_losses_of_one(outcomes, way, alone):
@@ -143,6 +156,12 @@ def test_two_processes_have_the_losses_of_one(outcomes, way, alone):
                 near = value if isinstance(value, str) else pytest.approx(value, rel=2e-3, abs=2e-4)
                 assert found[way]["records"][step][name] == near, (step, name)
     assert (found[way]["kind"], found[way]["left"]) == (found[alone]["kind"], found[alone]["left"])
+
+
+@pytest.mark.slow
+def test_ppo_is_refused_where_the_weights_are_split(outcomes):
+    found, log = outcomes
+    assert all(found["ppo-refused"]["codes"][0]) and "as probes and PPO want it" in log
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ import torch
 sys.path.insert(0, sys.argv[1])
 from conftest import make_pair, make_trajectory
 from trainers.models import LoRAConfig, ModelConfig
-from trainers.training.config import DPOConfig, SFTConfig
-import trainers.training.dpo, trainers.training.sft, trainers.training.loop, peft, transformers
+from trainers.training.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+import trainers.training.dpo, trainers.training.ppo, trainers.training.preference_reward, trainers.training.sft
+import trainers.training.loop, peft, transformers
 from trainers.models.tiny import tiny_folder
 
 torch.set_num_threads(1)
@@ -34,19 +35,32 @@ def work(out, die_at):
         return call
     os.replace, os.rename, os.fsync, os.unlink = (dying(f) for f in (os.replace, os.rename, os.fsync, os.unlink))
     trainers.training.loop.torch.manual_seed = dying(torch.manual_seed)  # also between file operations: at every step
-    def log(record):
-        with open(out + ".log", "a") as handle:
-            handle.write(json.dumps(record) + "\\n")
+    def log_of(name):
+        def log(record):
+            with open(out + ".log", "a") as handle:
+                handle.write(json.dumps({"training": name, **record}) + "\\n")
+        return log
     model = ModelConfig("tiny-random", lora=LoRAConfig(r=2, alpha=4, dropout=0.1))
     common = dict(batch_size=2, save_every=2, probe_every=3, probe_metric="x", learning_rate=5e-3)
     sft = trainers.training.sft.train_sft(
         [make_trajectory(n) for n in range(6)], model, SFTConfig(epochs=1, **common), Path(out) / "sft",
-        log=log, probe=lambda step, *_: {"x": float(step == 3)},
+        log=log_of("sft"), probe=lambda step, *_: {"x": float(step == 3)},
     )
     trainers.training.dpo.train_dpo(
         [make_pair(n) for n in range(4)], sft,
         DPOConfig(epochs=4, **{**common, "probe_every": 2, "patience": 1}), Path(out) / "dpo",
-        log=log, probe=lambda step, *_: {"x": 1.0 if step < 5 else 0.5},  # ends at step 6 of 8 with the weights of 4
+        log=log_of("dpo"),
+        probe=lambda step, *_: {"x": 1.0 if step < 5 else 0.5},  # ends at step 6 of 8 with the weights of 4
+    )
+    pairs = [make_pair(n) for n in range(4)]
+    reward = trainers.training.preference_reward.train_preference_reward(
+        pairs, sft, RewardConfig(holdout=0.25, batch_size=2, save_every=2, learning_rate=5e-3), Path(out) / "reward",
+        log=log_of("reward"),
+    )
+    trainers.training.ppo.train_ppo(
+        [pair.prompt for pair in pairs], reward, sft,
+        PPOConfig(iterations=3, rollout_size=4, epochs=2, max_new_tokens=4, **common), Path(out) / "ppo",
+        log=log_of("ppo"), probe=lambda step, *_: {"x": 1.0},
     )
 
 def attempt(out, die_at):
@@ -66,13 +80,13 @@ def summary(out):
     for line in open(out + ".log"):
         record = json.loads(line)
         record.pop("train/seconds", None)
-        key = f"{'dpo' if 'train/preference_loss' in record or record['step'] == 0 else 'sft'}/{record['step']}"
+        key = f"{record['training']}/{record['step']}"
         assert records.setdefault(key, record) == record, (records[key], record)
     digests = {
         name: json.loads((Path(out) / name / "checkpoint" / "checkpoint.json").read_text())["weights_digest"]
-        for name in ("sft", "dpo")
+        for name in ("sft", "dpo", "reward", "ppo")
     }
-    probes = [(Path(out) / name / "probes.jsonl").read_text() for name in ("sft", "dpo")]
+    probes = [(Path(out) / name / "probes.jsonl").read_text() for name in ("sft", "dpo", "ppo")]
     left = sorted(str(path.relative_to(out)) for path in Path(out).glob("*/*"))
     record = json.loads((Path(out) / "dpo" / "checkpoint" / "checkpoint.json").read_text())
     early = [record["step"], record["stopped_early"]]
