@@ -158,11 +158,17 @@ def run_method(name: str, values: dict[str, Any], folder: Path) -> tuple[Run, An
 
 
 def play_final(folder: Path, config: Any, policy: Path | None, label: str, budget: Budget) -> None:
-    """Ask test and ood once, with the policy that dev chose; the shared clone has been asked already."""
+    """Ask test and ood once, with the policy that dev chose; where that is the shared clone, it was asked already."""
+    kept = config.start is not None and _weights(policy) == _weights(config.start)
     with Run(folder) as run:
-        for split, count in (("test", budget.test), ("ood", budget.ood)) if policy != config.start else ():
+        for split, count in () if kept else (("test", budget.test), ("ood", budget.ood)):
             evaluate_splits(run, policy or config.model, label, config, [split], count)
-        write_json(folder / "finished.json", {"label": label})
+        write_json(folder / "finished.json", {"label": "sft" if kept else label})
+
+
+def _weights(checkpoint: Path | None) -> str:
+    """What tells weights apart, as the checkpoint's record says; a training whose best probe was its start has its."""
+    return "" if checkpoint is None else str(read_json(checkpoint / "checkpoint.json")["weights_digest"])
 
 
 def play_bound(folder: Path, config: Any, clone: Path, budget: Budget) -> None:

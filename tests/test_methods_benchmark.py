@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +59,18 @@ def test_the_settings_of_a_row_share_what_was_played(benchmark, tmp_path):
     benchmark.share_play(first, other)
     assert (other / "iteration-01" / "trajectories.jsonl").read_text() == "played"
     assert (other / "stages" / "iteration-01.trajectories.json").exists() and not (other / "evaluation").exists()
+
+
+def test_a_training_that_kept_its_start_is_the_clone_and_asks_nothing_again(benchmark, tmp_path):
+    clone, policy = tmp_path / "clone", tmp_path / "policy"
+    for checkpoint in (clone, policy):
+        write_json(checkpoint / "checkpoint.json", {"weights_digest": "d" * 64})
+    config = SimpleNamespace(start=clone)  # has no environment: playing would fail
+    benchmark.play_final(tmp_path / "row", config, policy, "icto-1", benchmark.BUDGETS["tiny"])
+    assert read_json(tmp_path / "row" / "finished.json") == {"label": "sft"}
+    write_json(policy / "checkpoint.json", {"weights_digest": "e" * 64})
+    with pytest.raises(AttributeError):
+        benchmark.play_final(tmp_path / "row", config, policy, "icto-1", benchmark.BUDGETS["tiny"])
 
 
 def test_rows_have_the_same_number_of_settings_to_try(benchmark):
