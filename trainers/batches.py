@@ -61,10 +61,21 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class PairBatch:
-    """B pairs: conversations 0 to B-1 are the chosen sides, B to 2B-1 the rejected ones in the same order."""
+class _Conversations:
+    """What batches for different losses have in common."""
 
     tokens: TokenBatch
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens the model reads."""
+        return self.tokens.n_tokens
+
+
+@dataclass(frozen=True)
+class PairBatch(_Conversations):
+    """B pairs: conversations 0 to B-1 are the chosen sides, B to 2B-1 the rejected ones in the same order."""
+
     weights: Tensor
     """(B, S), weight of each pair of steps; 0 where a side has no step."""
     chosen_reference: Tensor
@@ -75,21 +86,15 @@ class PairBatch:
     """(B,), 1 where the chosen side's likelihood is an objective too, else 0."""
 
     @property
-    def n_tokens(self) -> int:
-        """Tokens the model reads."""
-        return self.tokens.n_tokens
-
-    @property
     def n_scored(self) -> int:
         """Tokens with a log-probability, of both sides."""
         return self.tokens.n_scored
 
 
 @dataclass(frozen=True)
-class RewardBatch:
+class RewardBatch(_Conversations):
     """B trajectories with up to S steps each."""
 
-    tokens: TokenBatch
     positions: Tensor
     """(B, S), flat index into the R·T places: where each reply is complete; 0 where there is none."""
     targets: Tensor
@@ -98,28 +103,17 @@ class RewardBatch:
     """(B, S), 1 where there is a step."""
 
     @property
-    def n_tokens(self) -> int:
-        """Tokens the model reads."""
-        return self.tokens.n_tokens
-
-    @property
     def n_scored(self) -> int:
         """Steps with a target."""
         return int(self.mask.sum())
 
 
 @dataclass(frozen=True)
-class AnswerPairBatch:
+class AnswerPairBatch(_Conversations):
     """B pairs of answers, each to be valued as a whole: first the chosen sides, then the rejected in the same order."""
 
-    tokens: TokenBatch
     positions: Tensor
     """(2B,), flat index into the R·T places: where each answer is complete."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens the model reads."""
-        return self.tokens.n_tokens
 
     @property
     def n_scored(self) -> int:
@@ -128,21 +122,15 @@ class AnswerPairBatch:
 
 
 @dataclass(frozen=True)
-class PPOBatch:
+class PPOBatch(_Conversations):
     """Answers with K tokens that a policy wrote, and what is learned from each of them."""
 
-    tokens: TokenBatch
     old_logps: Tensor
     """(K,), log-probability under the policy that wrote the token, in nats."""
     advantages: Tensor
     """(K,), whitened over all answers of the iteration."""
     returns: Tensor
     """(K,), what the value head should have said before the token, in units of reward."""
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens the model reads."""
-        return self.tokens.n_tokens
 
     @property
     def n_scored(self) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from icto_gym.trajectory import Trajectory
+from trainers.digests import digest
 from trainers.policies.players import Start
 from trainers.records import Likelihoods, append_record, read_records, write_records
-from trainers.runs import digest, drop_drafts
+from trainers.runs import drop_drafts
 
 
 def rate(out: Path, trajectories: Sequence[Trajectory], start: Start, policy: str, weights: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,15 @@ from trainers.feedback import (
 from trainers.likelihoods import rate
 from trainers.markers import MarkerConfig, start_markers
 from trainers.pairing import Pairing, make_pairing
-from trainers.policies.players import ActingConfig, Player, Start, named_player, recipe_beside, weights_digest
+from trainers.policies.players import (
+    ActingConfig,
+    DemonstrationConfig,
+    Player,
+    Start,
+    named_player,
+    recipe_beside,
+    weights_digest,
+)
 from trainers.policies.players import model_player as model_player
 from trainers.records import (
     PreferencePair,
@@ -48,27 +56,9 @@ from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
 from trainers.runs import Run, drop_drafts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
-__all__ = ["ActingConfig", "Player", "Start", "Watch", "model_player", "named_player", "rate"]
+__all__ = ["ActingConfig", "DemonstrationConfig", "Player", "Start", "Watch", "model_player", "named_player", "rate"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DemonstrationConfig:
-    """Whom to imitate."""
-
-    policy: str = "expert"
-    """Who demonstrates: a policy such as ``expert`` or ``openai:<model>``."""
-    file: Path | None = None
-    """Ready-made trajectories in place of played ones."""
-    split: str = "train"
-    """Where it plays."""
-    max_tasks: int | None = 160
-    """On how many tasks; None: all."""
-    attempts: int = 1
-    """How often each."""
-    min_score: float = 1.0
-    """Only episodes with at least this score are kept."""
 
 
 # ---- play -------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from icto_gym.errors import ConfigError, DataError
-from trainers.runs import Run, RunError, digest
+from trainers.digests import digest
+from trainers.runs import Run, RunError
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import torch
 
 from icto_gym.trajectory import Step, Trajectory
 from trainers.batches import collate, to_device
+from trainers.digests import digest
 from trainers.markers import Marker, training_messages
 from trainers.models.loading import LoadedModel
 from trainers.models.scoring import score_tokens
 from trainers.records import Likelihoods
-from trainers.runs import digest
 from trainers.tokenization import Encoded, encode_conversation
 
 

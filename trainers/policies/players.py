@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trainers.config import MACHINE
+from trainers.digests import digest
 from trainers.models.config import ModelConfig
 from trainers.policies import Policy, make_policy, note_recipe
-from trainers.runs import digest
 
 Start = Path | ModelConfig
 """What training starts from and acting uses: a checkpoint folder, or a model by its config."""
@@ -25,6 +25,24 @@ class ActingConfig:
     """Longest response, in tokens."""
     batch_size: int = field(default=32, metadata=MACHINE)
     """Conversations computed together; results do not depend on it."""
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """Whom to imitate."""
+
+    policy: str = "expert"
+    """Who demonstrates: a policy such as ``expert`` or ``openai:<model>``."""
+    file: Path | None = None
+    """Ready-made trajectories in place of played ones."""
+    split: str = "train"
+    """Where it plays."""
+    max_tasks: int | None = 160
+    """On how many tasks; None: all."""
+    attempts: int = 1
+    """How often each."""
+    min_score: float = 1.0
+    """Only episodes with at least this score are kept."""
 
 
 @dataclass(frozen=True)

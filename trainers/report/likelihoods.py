@@ -14,8 +14,8 @@ from typing import Any
 from icto_gym.errors import IctoError
 from icto_gym.files import read_json
 from icto_gym.trajectory import Trajectory
+from trainers.digests import digest
 from trainers.report.data import Iteration, RunData, display_name
-from trainers.runs import digest
 
 BASE = "base"
 

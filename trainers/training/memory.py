@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def return_freed_memory(layers: Iterable[Any], every: int = EVERY) -> bool:
     Returns:
         Whether this system's C library knows how (glibc does; elsewhere nothing happens).
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is None:
         logger.debug("this C library has no malloc_trim; freed memory stays where it is")
         return False
@@ -35,12 +37,16 @@ def return_freed_memory(layers: Iterable[Any], every: int = EVERY) -> bool:
     def give_back(*_: Any) -> None:
         trim(0)
 
+    def give_back_while_learning(*_: Any) -> None:
+        if torch.is_grad_enabled():  # not for every token that a watched policy writes
+            trim(0)
+
     def give_back_in_backward(_module: Any, _inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         if isinstance(hidden, Tensor) and hidden.requires_grad:
             hidden.register_hook(give_back)
 
     for layer in list(layers)[::every]:
-        layer.register_forward_pre_hook(give_back)
+        layer.register_forward_pre_hook(give_back_while_learning)
         layer.register_forward_hook(give_back_in_backward)
     return True

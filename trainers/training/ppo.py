@@ -25,13 +25,13 @@ from trainers.batches import PPOBatch, collate, split_to_fit
 from trainers.losses import clip_fraction, clipped_surrogate_loss, value_loss
 from trainers.markers import start_markers
 from trainers.models.actor_critic import ActorCritic
-from trainers.models.loading import load_model
+from trainers.models.loading import LoadedModel, load_model
 from trainers.models.reward_model import RewardModel
 from trainers.training.answers import Prompts, Rollout, Sampler
 from trainers.training.checkpoint import begin, data_digest, describe_start, drop_folders, save_checkpoint, saved_step
 from trainers.training.config import PPOConfig
 from trainers.training.engine import check_scoring, make_engine, prepare
-from trainers.training.loop import Log, fit, total_steps
+from trainers.training.loop import Log, Save, fit, total_steps
 from trainers.training.sft import Probe, Start
 
 logger = logging.getLogger(__name__)
@@ -89,9 +89,7 @@ def train_ppo(
         lambda model, batch: ppo_loss(model, batch, config),
         config,
         out,
-        save=lambda folder, more, weights: save_checkpoint(
-            folder, loaded, {**facts, "data": plan.counts, **more}, _of_policy(weights)
-        ),
+        save=_saver(loaded, {**facts, "data": plan.counts}),
         log=log,
         probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
         finish=plan.final,
@@ -110,6 +108,11 @@ def _facts(prompts: Sequence[Sequence[Message]], reward: Path, start: Start, con
         "reward_model": describe_start(reward),
         "data_digest": data_digest(prompts),
     }
+
+
+def _saver(loaded: LoadedModel, facts: Mapping[str, Any]) -> Save:
+    """Writes the policy without its value head."""
+    return lambda folder, more, weights: save_checkpoint(folder, loaded, {**facts, **more}, _of_policy(weights))
 
 
 def _of_policy(weights: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:

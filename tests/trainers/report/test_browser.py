@@ -12,13 +12,13 @@ from urllib.parse import quote
 import pytest
 
 from icto_gym.files import write_json
+from trainers.digests import digest
 from trainers.pairing.step import cumulative_contrast
 from trainers.records import Likelihoods, write_records
 from trainers.report import read_run, write_report
 from trainers.report.contrasts import choose_contrasts
 from trainers.report.episodes import parting
 from trainers.report.likelihoods import likelihood_file
-from trainers.runs import digest
 
 IN_CI = os.environ.get("CI") == "true"
 if not IN_CI:
