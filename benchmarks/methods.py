@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icto_gym.files import read_json, write_json, write_text
-from icto_gym.store import TrajectoryStore
+from methods_table import write_tables
+
+from icto_gym.files import read_json, write_json
 from trainers.config import from_mapping, merged
 from trainers.diagnostics import budget as spent
-from trainers.evaluation.compare import paired_difference
 from trainers.methods import find_method
 from trainers.methods.best_of_n import bound
 from trainers.methods.common import evaluate_splits
@@ -36,8 +36,6 @@ from trainers.sampling import choose_tasks, list_tasks
 
 logger = logging.getLogger("benchmark")
 RESULTS = Path(__file__).parent / "results"
-SPLITS = ("dev", "test", "ood")
-SHOWN = ("average_reward", "success_rate", "mean_actions")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Budget:
 BUDGETS = {
     "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
     "small": Budget(
-        160, 320, 64, 16, 4, 1, 1, 48, 48, 200, 60,
+        160, 320, 240, 16, 4, 1, 1, 48, 48, 200, 60,
         ("icto", "rft", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr", "best_of_n"),
     ),
     "full": Budget(
@@ -84,37 +82,46 @@ COMMON: dict[str, Any] = {
     "sft": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 2, "probe_metric": "dev/average_reward"},
     "evaluation": {"choose_by": "average_reward"},
 }
+# the same for all that sample, so that they learn from the same episodes and one play serves them
+_SAMPLED = {"temperature": 0.8, "greedy_first": True, "epsilon": 0.0, "branch_fraction": 0.0}
+# these learn from the expert's episode of the very task that they try, so they try those that were demonstrated
+AGAINST_EXPERTS = ("eto", "ipr")
+SAMPLING = ("icto", "icto_step", "rft", "nat")
 # at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
 _OWN = {
     "success_threshold": None,
     "min_margin": 0.1,
-    "max_pairs_per_task": 3,
+    "max_pairs_per_task": 2,
     "max_expert_share": 0.34,
     "max_one_sided_share": 0.25,
 }
+# a third of this clone's episodes have a command that is none, and they earn half: what is chosen has none
+_VALID = {"rules": {"max_invalid_share": 0.0}}
 _DPO = {
     "probe_metric": "dev/average_reward",
     "diagnostic_pairs": 16,
     "batch_size": 8,
     "epochs": 1,
-    "probe_every": 5,
+    "probe_every": 10,
     "probe_at_start": True,
 }
+# a first look (112 pairs, 2e-4, beta 0.1, weight 0.2) lowered the chosen sides and broke product codes: hence an anchor
+_ANCHORED = {**_DPO, "sft_weight": 1.0, "beta": 0.3}
 
 # method: (its name in `icto run`, its settings, the settings it may try; the first one where there is one trial)
 ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "icto": (
         "icto",
-        {"rollout": {"temperature": 0.8, "epsilon": 0.05}, "pairing": _OWN, "dpo": {**_DPO, "sft_weight": 0.2}},
-        [{"dpo": {"learning_rate": 2e-4}}, {"dpo": {"learning_rate": 5e-5}}],
+        {"rollout": _SAMPLED, "judge": _VALID, "pairing": _OWN, "dpo": _ANCHORED},
+        [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
     ),
     "icto_step": (
         "icto",
-        {"rollout": {"temperature": 0.8, "epsilon": 0.05}, "step_rewards": {"source": "learned"},
-         "pairing": {**_OWN, "granularity": "step"}, "dpo": {**_DPO, "sft_weight": 0.2, "objective": "step"}},
-        [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}],
+        {"rollout": _SAMPLED, "judge": _VALID, "step_rewards": {"source": "learned"},
+         "pairing": {**_OWN, "granularity": "step"}, "dpo": {**_ANCHORED, "objective": "step"}},
+        [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 3e-5}}],
     ),
-    "rft": ("rft", {"rollout": {"temperature": 0.8}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
+    "rft": ("rft", {"rollout": _SAMPLED}, [{}, {"sft": {"learning_rate": 5e-4}}]),
     "more_cloning": ("bc", {"sft": {"epochs": 1}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
     "eto": (
         "eto", {"rollout": {"attempts": 1}, "dpo": _DPO},
@@ -124,7 +131,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
             [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
     "rlcd": ("rlcd", {"pairing": {"max_turns": 3}, "dpo": _DPO},
              [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
-    "nat": ("nat", {}, [{"negatives_per_positive": 1.0}, {"negatives_per_positive": 2.0}]),
+    "nat": ("nat", {"rollout": _SAMPLED}, [{"negatives_per_positive": 1.0}, {"negatives_per_positive": 2.0}]),
     "best_of_n": ("best_of_n", {"samples": 10}, [{}]),
 }  # fmt: skip
 
@@ -200,6 +207,13 @@ def explored_tasks(path: Path, rollout: RolloutConfig, budget: Budget) -> Path:
     return path
 
 
+def demonstrated_tasks(folder: Path, values: dict[str, Any], budget: Budget) -> Path:
+    """Write the list of training tasks that the clone was shown; methods that need the expert explore these."""
+    rollout = RolloutConfig(env_id=values["rollout"]["env_id"], brief=values["rollout"]["brief"])
+    write_json(path := folder / "demonstrated.json", choose_tasks(list_tasks(rollout), budget.demonstrations))
+    return path
+
+
 def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int) -> None:
     """Try the settings of a row on dev, and ask the final splits of the best one."""
     name, own, grid = ROWS[row]
@@ -207,6 +221,8 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
     for number, trial in enumerate(grid[: budget.trials]):
         values = merged(merged(settings(budget, seed), own), merged(_iterations(name, budget), trial))
         values = merged(values, start)
+        if row in AGAINST_EXPERTS:
+            values = merged(values, {"rollout": {"split": str(demonstrated_tasks(folder.parent, values, budget))}})
         if row == "more_cloning":
             values = merged(
                 values,
@@ -216,7 +232,7 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
                 },
             )
         here = folder / f"trial-{number}"
-        for first in (folder.parent / "sft", folder / "trial-0"):
+        for first in played_before(folder, row):
             share_play(first, here)
         _, config, policy = run_method(name, values, here)
         tried.append((_dev_reward(here), here, config, policy))
@@ -226,6 +242,12 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
     else:
         play_final(here, config, policy, read_json(here / "chosen.json")["label"], budget)
     write_json(folder / "chosen.json", {"trial": here.name, "tried": [str(item[1].name) for item in tried]})
+
+
+def played_before(folder: Path, row: str) -> list[Path]:
+    """Run folders in which this row's clone was measured or its exploration played."""
+    alike = SAMPLING if row in SAMPLING else (row,)
+    return [folder.parent / "sft", *(folder.parent / other / "trial-0" for other in dict.fromkeys((row, *alike)))]
 
 
 def share_play(first: Path, here: Path) -> None:
@@ -245,113 +267,6 @@ def _iterations(name: str, budget: Budget) -> dict[str, Any]:
 def _dev_reward(folder: Path) -> float:
     label = read_json(folder / "chosen.json")["label"] if (folder / "chosen.json").exists() else "sft"
     return read_json(folder / "evaluation" / label / "dev" / "metrics.json")["metrics"]["average_reward"]["value"]
-
-
-# ---- the table ----------------------------------------------------------------------------------
-def collect(folder: Path, budget: Budget) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every finished row, and the names of those that are not."""
-    rows, missing = [], []
-    for row in ("sft", *budget.methods):
-        here = folder / row
-        if row != "sft":
-            chosen = here / "chosen.json"
-            here = here / (read_json(chosen)["trial"] if chosen.exists() else "trial-0")
-        done = here / "finished.json"
-        if not done.exists():
-            missing.append(row)
-            continue
-        label = read_json(done)["label"]
-        played = folder / "sft" if label == "sft" and row != "more_cloning" else here
-        rows.append(_row(row, label, here, played, folder / "sft"))
-    return rows, missing
-
-
-def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[str, Any]:
-    tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
-    found: dict[str, Any] = {
-        "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
-        "versus_sft": {}, "cost": _cost(here),
-    }  # fmt: skip
-    for split in SPLITS:
-        path = played / "evaluation" / label / split
-        if not (path / "metrics.json").exists():
-            continue
-        record = read_json(path / "metrics.json")
-        numbers = {name: {k: round(v, 4) for k, v in record["metrics"][name].items()} for name in SHOWN}
-        found["splits"][split] = {**numbers, "tasks_digest": record["manifest_digest"][:12]}
-        if row != "sft":
-            found["versus_sft"][split] = _versus(path, clone / "evaluation" / "sft" / split, row)
-    return found
-
-
-def _versus(path: Path, other: Path, row: str) -> dict[str, Any]:
-    sides = [list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other)]
-    found = {}
-    for metric in ("average_reward", "success_rate"):
-        result = paired_difference(*sides, metric, names=(row, "sft"), force=row == "best_of_n")
-        found[metric] = {
-            "difference": round(result.difference, 4), "low": round(result.low, 4), "high": round(result.high, 4),
-            "n": result.n, "better": result.better,
-        }  # fmt: skip
-    return found
-
-
-def _cost(here: Path) -> dict[str, float]:
-    """Of the row alone, beside the shared clone: exploring and training, without evaluation."""
-    sums = read_json(here / "budget.json")["sums"]
-    keys = ("prompt_tokens", "response_tokens", "trained_tokens", "seconds", "cpu_seconds")
-    return {key: round(sum(sums.get(kind, {}).get(key, 0) for kind in ("play", "training"))) for key in keys}
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The table for people."""
-    budget = result["budget"]
-    lines = [
-        "# Methods on WebShop mini with SmolLM2-135M", "",
-        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
-        f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
-        f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
-        "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "
-        "Best-of-N is an upper bound.",
-    ]  # fmt: skip
-    for seed, found in result["results"].items():
-        for split in SPLITS:
-            head = ("", "reward", "success", "actions", "reward − clone", "success − clone")
-            lines += ["", f"## {split}, seed {seed}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-            lines += [_line(row, split) for row in found["rows"] if split in row["splits"]]
-        lines += ["", f"## cost beside evaluation, seed {seed}", ""]
-        lines += ["| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]
-        for row in found["rows"]:
-            cost = row["cost"]
-            figures = [cost[key] for key in ("response_tokens", "trained_tokens", "seconds", "cpu_seconds")]
-            lines.append(f"| {row['method']} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
-        if found["missing"]:
-            lines += ["", f"Not finished, so not in the tables: {', '.join(found['missing'])}."]
-    return "\n".join(lines) + "\n"
-
-
-def _line(row: dict[str, Any], split: str) -> str:
-    kept = row["policy"] == "sft" and row["method"] not in ("sft", "more_cloning")
-    cells = [row["method"] + (" (the clone was best on dev)" if kept else "")]
-    for name in SHOWN:
-        value = row["splits"][split][name]
-        cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
-    for metric in ("average_reward", "success_rate"):
-        against = row["versus_sft"].get(split, {}).get(metric)
-        cells.append(f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]" if against else "")
-    return "| " + " | ".join(cells) + " |"
-
-
-def write_tables(name: str, seeds: list[int], folder: Path, results: Path) -> str:
-    """Write ``methods.json`` and ``methods.md`` from what is finished; returns the latter."""
-    budget, found = BUDGETS[name], {}
-    for seed in seeds:
-        rows, missing = collect(folder / f"{name}-seed-{seed}", budget)
-        found[str(seed)] = {"rows": rows, "missing": missing}
-    result = {"name": name, "seeds": seeds, "budget": asdict(budget), "results": found}
-    write_json(results / "methods.json", result)
-    write_text(results / "methods.md", text := markdown(result))
-    return text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -375,8 +290,8 @@ def main(arguments: list[str] | None = None) -> None:
         start = shared_clone(here / "sft", budget, seed)
         for row in options.rows or budget.methods:
             run_row(row, here / row, start, budget, seed)
-            write_tables(options.budget, options.seeds, options.folder, options.results)
-    print(write_tables(options.budget, options.seeds, options.folder, options.results))
+            write_tables(options.budget, asdict(budget), options.seeds, options.folder, options.results)
+    print(write_tables(options.budget, asdict(budget), options.seeds, options.folder, options.results))
 
 
 if __name__ == "__main__":

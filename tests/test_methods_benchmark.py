@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +21,14 @@ FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "methods.py"
 
 @pytest.fixture(scope="module")
 def benchmark():
-    import sys
-
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.syspath_prepend(FILE.parent)  # as where it is run as a script
     spec = importlib.util.spec_from_file_location("methods_benchmark", FILE)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return module
+    yield module
+    monkeypatch.undo()
 
 
 def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
@@ -61,6 +63,21 @@ def test_the_settings_of_a_row_share_what_was_played(benchmark, tmp_path):
     assert (other / "stages" / "iteration-01.trajectories.json").exists() and not (other / "evaluation").exists()
 
 
+def test_rows_that_sample_alike_play_once_and_others_for_themselves(benchmark, tmp_path):
+    for row in benchmark.SAMPLING:
+        assert benchmark.ROWS[row][1]["rollout"] == benchmark._SAMPLED
+        sources = [folder.relative_to(tmp_path).as_posix() for folder in benchmark.played_before(tmp_path / row, row)]
+        assert {f"{other}/trial-0" for other in benchmark.SAMPLING} <= set(sources)
+    assert [folder.name for folder in benchmark.played_before(tmp_path / "eto", "eto")] == ["sft", "trial-0"]
+
+
+def test_methods_that_need_the_experts_episode_try_the_tasks_that_it_showed(benchmark, tmp_path):
+    values = {"rollout": {"env_id": "icto/WebShop-v0", "brief": True}}
+    file = benchmark.demonstrated_tasks(tmp_path, values, benchmark.BUDGETS["small"])
+    shown = choose_tasks(list_tasks(RolloutConfig(env_id="icto/WebShop-v0")), 160)
+    assert read_json(file) == shown and len(shown) == 160
+
+
 def test_a_training_that_kept_its_start_is_the_clone_and_asks_nothing_again(benchmark, tmp_path):
     clone, policy = tmp_path / "clone", tmp_path / "policy"
     for checkpoint in (clone, policy):
@@ -80,8 +97,9 @@ def test_rows_have_the_same_number_of_settings_to_try(benchmark):
 
 def test_the_table_is_written_from_what_is_finished_and_names_the_rest(benchmark, tmp_path, capsys):
     clone = tmp_path / "tiny-seed-0" / "sft"
-    for split in benchmark.SPLITS:
-        metrics = {name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 2} for name in benchmark.SHOWN}
+    shown = ("average_reward", "success_rate", "mean_actions")
+    for split in ("dev", "test", "ood"):
+        metrics = {name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 2} for name in shown}
         write_json(
             clone / "evaluation" / "sft" / split / "metrics.json", {"metrics": metrics, "manifest_digest": "d" * 64}
         )

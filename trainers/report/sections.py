@@ -139,7 +139,7 @@ def training(run: RunData) -> str:
     cloned = [stage for stage in run.training if "/" not in stage]
     for stage in cloned:
         charts = _training_charts(run, stage)
-        parts += [element("h3", text(f"cloning ({stage})")), charts] if charts else []
+        parts += [element("h3", text(f"cloning ({stage})")), _ending(run, stage), charts] if charts else []
     for iteration in run.iterations:
         parts += [element("h3", f"iteration {iteration.number}"), _iteration(run, iteration)]
     return "".join(parts) or element("p", "Nothing has been trained yet.", class_="quiet")
@@ -148,7 +148,7 @@ def training(run: RunData) -> str:
 def _iteration(run: RunData, iteration: Iteration) -> str:
     prefix = iteration.folder.name + "/"
     stages = [stage for stage in run.training if stage.startswith(prefix)]
-    charts = "".join(_training_charts(run, stage) for stage in stages)
+    charts = "".join(_ending(run, stage) + _training_charts(run, stage) for stage in stages)
     warnings = [element("p", text(words), class_="warning") for stage in stages for words in _alarms(run, stage)]
     tables = element("div", _explored(iteration), _paired(run, iteration), _taught(run, iteration), class_="columns")
     return "".join(warnings) + tables + charts
@@ -168,6 +168,10 @@ def _training_charts(run: RunData, stage: str) -> str:
             x_title="optimiser steps", percent=True,
         ),
         line_chart(
+            "average reward on dev while training",
+            [_series(run.probes.get(stage, []), "average_reward", "dev reward")], x_title="optimiser steps",
+        ),
+        line_chart(
             "the reward model's reward of the policy's answers", [_series(lines, "rollout/reward", "reward")],
             x_title="optimiser steps", marks=len(lines) < 3,
         ),
@@ -177,6 +181,12 @@ def _training_charts(run: RunData, stage: str) -> str:
         ),
     ]  # fmt: skip
     return element("div", *charts, class_="charts") if any(charts) else ""
+
+
+def _ending(run: RunData, stage: str) -> str:
+    """Why a training ended before its last step, if it did."""
+    ends = [line["stopped_early"] for line in run.training.get(stage, []) if "stopped_early" in line]
+    return element("p", text(f"{stage} stopped early {ends[-1]}"), class_="quiet") if ends else ""
 
 
 def _series(lines: Sequence[dict[str, Any]], key: str, name: str) -> Series:
@@ -228,6 +238,20 @@ def _before_and_after(run: RunData, stage: str) -> dict[str, float]:
     return {}
 
 
+def _margins(run: RunData, stage: str) -> list[tuple[str, str]]:
+    """How far training set the sides apart, on pairs it saw and on pairs of tasks it did not see."""
+    last = (run.training.get(stage) or [{}])[-1]
+    kinds = (("pairs", "trained on"), ("held_out", "held out"))
+    found = [
+        (words, last.get(f"{kind}/log_ratio_margin"), last.get(f"{kind}/reward_accuracy")) for kind, words in kinds
+    ]
+    return [
+        (f"margin on pairs {words}, nats", f"{margin:+.2f}, chosen preferred in {share:.0%}".replace("-", "−"))
+        for words, margin, share in found
+        if isinstance(margin, (int, float)) and isinstance(share, (int, float))
+    ]
+
+
 _COUNTS = {
     "tasks": "tasks explored", "tasks paired": "tasks with pairs", "ties": "tasks with ties only",
     "without a success": "tasks without a success", "without a failure": "tasks without a failure",
@@ -262,6 +286,7 @@ def _paired(run: RunData, iteration: Iteration) -> str:
     rows = [(_COUNTS.get(name, name), str(counts[name])) for name in order if counts.get(name)]
     changes = _before_and_after(run, f"{iteration.folder.name}/dpo")
     rows += [(f"{side}: log-probability, nats", f"{changes[side]:+.2f}".replace("-", "−")) for side in changes]
+    rows += _margins(run, f"{iteration.folder.name}/dpo")
     return _facts("pairs and what fell out", rows) if rows else ""
 
 

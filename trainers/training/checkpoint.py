@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from icto_gym.errors import ConfigError, IctoError
 from icto_gym.files import read_json, write_json
 from trainers import distributed
 from trainers.models.config import ModelConfig
-from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record, save_weights
+from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record, read_checkpoint, save_weights
 
 RECORD_FILE = "training.json"
 _FREE = {"save_every"}  # settings that may change between a start and its resumption
@@ -162,12 +163,20 @@ def save_checkpoint(
 
     def fill(draft: Path) -> None:
         kind = save_weights(loaded.model, loaded.tokenizer, draft, weights)
-        write_json(draft / CHECKPOINT_FILE, checkpoint_record(kind, loaded.config, **seal(draft), **facts))
+        model = loaded.config if kind == "adapter" else replace(loaded.config, name=_origin(loaded.config.name))
+        write_json(draft / CHECKPOINT_FILE, checkpoint_record(kind, model, **seal(draft), **facts))
 
     write_folder(folder, fill)
 
 
+def _origin(name: str) -> str:
+    """The model that a chain of full checkpoints goes back to: each holds all its weights, so where the one before lay
+    is nobody's business."""
+    return read_checkpoint(name)["model"]["name"] if (Path(name) / CHECKPOINT_FILE).exists() else name
+
+
 def seal(folder: Path) -> dict[str, Any]:
-    """The digest over all weights of a folder."""
-    digests = [f"{path.name} {file_digest(path)}" for path in sorted(folder.glob("*.safetensors"))]
+    """The digest over all weights of a folder and the folders in it."""
+    found = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.safetensors"))
+    digests = [f"{name} {file_digest(path)}" for name, path in found]
     return {"weights_digest": hashlib.sha256("\n".join(digests).encode()).hexdigest()}

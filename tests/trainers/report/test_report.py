@@ -65,6 +65,9 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+NAMES = ("log_ratio_margin", "reward_accuracy")
+
+
 def page_of(folder, out):
     return write_report(folder, out).read_text(encoding="utf-8")
 
@@ -184,6 +187,22 @@ def test_a_training_that_harms_is_pointed_out(tmp_path):
     page = Page(page_of(folder, tmp_path / "report.html"))
     assert "the chosen side became less likely than under the reference (-7.5 nats" in page.text
     assert "success on dev fell from 50% to 2% while training" in page.text
+
+
+def test_what_was_only_memorised_and_why_a_training_ended_are_told(tmp_path):
+    folder = runs.make_run(tmp_path / "early", tasks=4, iterations=1)
+    end = "at step 9 of 40: 3 probes in a row brought no new best dev/average_reward (0.628 at step 0)"
+    sides = {"pairs": (10.3, 0.8125), "held_out": (-0.99, 0.27)}
+    last = {f"{kind}/{name}": value for kind, both in sides.items() for name, value in zip(NAMES, both, strict=True)}
+    line = {"stage": "iteration-01/dpo", "step": 9, "stopped_early": end, **last}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    probes = [{"step": step, "dev/average_reward": 0.6, "dev/success_rate": 0.1} for step in (0, 9)]
+    (folder / "iteration-01" / "dpo" / "probes.jsonl").write_text("".join(json.dumps(one) + "\n" for one in probes))
+    page = Page(page_of(folder, tmp_path / "report.html"))
+    assert f"iteration-01/dpo stopped early {end}" in page.text
+    assert "margin on pairs trained on, nats +10.30, chosen preferred in 81%" in page.text
+    assert "margin on pairs held out, nats −0.99, chosen preferred in 27%" in page.text
+    assert "average reward on dev while training" in page.text
 
 
 def test_several_runs_stand_on_one_page(run_folder, tmp_path):

@@ -1,5 +1,6 @@
 """The reward model learns its targets, is saved and loaded, and values one number per step."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,21 @@ def test_there_is_one_value_per_step_and_they_come_near_the_targets(fitted, traj
         assert len(values) == len(trajectory.steps)
         assert values == pytest.approx(targets[trajectory.trajectory_id], abs=0.35)
     assert model.score(trajectories[0]) == model.score(trajectories[0])
+
+
+def test_the_digest_covers_the_head_and_the_model_under_it(fitted, tmp_path):
+    from trainers.training.checkpoint import seal
+
+    copy = tmp_path / "copy"
+    shutil.copytree(fitted[0], copy)
+    sealed = read_checkpoint(fitted[0])["weights_digest"]
+    assert seal(copy)["weights_digest"] == sealed
+    for file in sorted(copy.rglob("*.safetensors")):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert seal(copy)["weights_digest"] != sealed, file.name
+        file.write_bytes(content)
+    assert len(list(copy.rglob("*.safetensors"))) == 2
 
 
 def test_a_value_does_not_look_ahead(fitted, trajectories):

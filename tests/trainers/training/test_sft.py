@@ -154,6 +154,16 @@ def test_all_weights_can_be_trained(trajectories, tmp_path):
     assert not any(torch.equal(changed[key], value) for key, value in original.items() if "proj" in key)
 
 
+def test_a_chain_of_full_checkpoints_names_the_model_it_began_with_and_no_folder(trajectories, tmp_path):
+    whole = ModelConfig(name="tiny-random", lora=None)
+    first = train_sft(trajectories, whole, CONFIG, tmp_path / "one")
+    second = train_sft(trajectories, replace(whole, name=str(first)), CONFIG, tmp_path / "two")
+    assert read_checkpoint(second)["model"]["name"] == "tiny-random"
+    assert str(tmp_path) not in (second / "checkpoint.json").read_text()
+    again = load_model(second).model.state_dict()
+    assert not all(torch.equal(again[key], value) for key, value in load_model(first).model.state_dict().items())
+
+
 def test_an_adapter_goes_on_learning_from_a_checkpoint(trajectories, tiny, tmp_path):
     first = train_sft(trajectories, tiny, CONFIG, tmp_path / "one")
     log: list[dict] = []

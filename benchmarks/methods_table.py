@@ -1,0 +1,125 @@
+"""The table of `methods.py`: from finished run folders to JSON and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from icto_gym.files import read_json, write_json, write_text
+from icto_gym.store import TrajectoryStore
+from trainers.evaluation.compare import paired_difference
+
+SPLITS = ("dev", "test", "ood")
+SHOWN = ("average_reward", "success_rate", "mean_actions")
+
+
+def collect(folder: Path, methods: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every finished row, and the names of those that are not."""
+    rows, missing = [], []
+    for row in ("sft", *methods):
+        here = folder / row
+        if row != "sft":
+            chosen = here / "chosen.json"
+            here = here / (read_json(chosen)["trial"] if chosen.exists() else "trial-0")
+        done = here / "finished.json"
+        if not done.exists():
+            missing.append(row)
+            continue
+        label = read_json(done)["label"]
+        played = folder / "sft" if label == "sft" and row != "more_cloning" else here
+        rows.append(_row(row, label, here, played, folder / "sft"))
+    return rows, missing
+
+
+def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[str, Any]:
+    tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
+    found: dict[str, Any] = {
+        "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
+        "versus_sft": {}, "cost": _cost(here),
+    }  # fmt: skip
+    for split in SPLITS:
+        path = played / "evaluation" / label / split
+        if not (path / "metrics.json").exists():
+            continue
+        record = read_json(path / "metrics.json")
+        numbers = {name: {k: round(v, 4) for k, v in record["metrics"][name].items()} for name in SHOWN}
+        found["splits"][split] = {**numbers, "tasks_digest": record["manifest_digest"][:12]}
+        if row != "sft":
+            found["versus_sft"][split] = _versus(path, clone / "evaluation" / "sft" / split, row)
+    return found
+
+
+def _versus(path: Path, other: Path, row: str) -> dict[str, Any]:
+    sides = [list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other)]
+    found = {}
+    for metric in ("average_reward", "success_rate"):
+        result = paired_difference(*sides, metric, names=(row, "sft"), force=row == "best_of_n")
+        found[metric] = {
+            "difference": round(result.difference, 4), "low": round(result.low, 4), "high": round(result.high, 4),
+            "n": result.n, "better": result.better,
+        }  # fmt: skip
+    return found
+
+
+def _cost(here: Path) -> dict[str, float]:
+    """Of the row alone, beside the shared clone: exploring and training, without evaluation."""
+    sums = read_json(here / "budget.json")["sums"]
+    keys = ("prompt_tokens", "response_tokens", "trained_tokens", "seconds", "cpu_seconds")
+    return {key: round(sum(sums.get(kind, {}).get(key, 0) for kind in ("play", "training"))) for key in keys}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table for people."""
+    budget = result["budget"]
+    lines = [
+        "# Methods on WebShop mini with SmolLM2-135M", "",
+        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
+        f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
+        f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
+        "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "
+        "Best-of-N is an upper bound.",
+    ]  # fmt: skip
+    for seed, found in result["results"].items():
+        for split in SPLITS:
+            head = ("", "reward", "success", "actions", "reward − clone", "success − clone")
+            lines += ["", f"## {split}, seed {seed}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+            lines += [_line(row, split) for row in found["rows"] if split in row["splits"]]
+        lines += ["", f"## cost beside evaluation, seed {seed}", ""]
+        lines += ["| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]
+        for row in found["rows"]:
+            cost = row["cost"]
+            figures = [cost[key] for key in ("response_tokens", "trained_tokens", "seconds", "cpu_seconds")]
+            lines.append(f"| {row['method']} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
+        if found["missing"]:
+            lines += ["", f"Not finished, so not in the tables: {', '.join(found['missing'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: dict[str, Any], split: str) -> str:
+    kept = row["policy"] == "sft" and row["method"] not in ("sft", "more_cloning")
+    cells = [row["method"] + (" (the clone was best on dev)" if kept else "")]
+    for name in SHOWN:
+        value = row["splits"][split][name]
+        cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+    for metric in ("average_reward", "success_rate"):
+        against = row["versus_sft"].get(split, {}).get(metric)
+        cells.append(f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]" if against else "")
+    return "| " + " | ".join(cells) + " |"
+
+
+def write_tables(name: str, budget: dict[str, Any], seeds: Sequence[int], folder: Path, results: Path) -> str:
+    """Write ``methods.json`` and ``methods.md`` from what is finished; returns the latter.
+
+    Args:
+        budget: what every method might spend, with the names of the ``methods``.
+        folder: holds a folder of rows for every seed.
+    """
+    found = {}
+    for seed in seeds:
+        rows, missing = collect(folder / f"{name}-seed-{seed}", budget["methods"])
+        found[str(seed)] = {"rows": rows, "missing": missing}
+    result = {"name": name, "seeds": list(seeds), "budget": budget, "results": found}
+    write_json(results / "methods.json", result)
+    write_text(results / "methods.md", text := markdown(result))
+    return text
