@@ -295,6 +295,27 @@ def config_difference(before: Any, after: Any, place: str = "") -> list[str]:
     return [] if before == after else [f"{place}: {before!r} -> {after!r}"]
 
 
+# ---- values -----------------------------------------------------------------------------------
+def at_least(name: str, value: float | None, low: float) -> None:
+    """Refuse a number below ``low``; None is what stands for no number.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if value is not None and not value >= low:
+        raise ConfigError(f"{name} is {value!r}; give {low} or more.")
+
+
+def check_score(name: str, value: float | None) -> None:
+    """Refuse a score outside of [0, 1], such as one in percent; None is what stands for no number.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if value is not None and not 0.0 <= value <= 1.0:
+        raise ConfigError(f"{name} is {value!r}; scores go from 0 to 1.")
+
+
 # ---- flags ------------------------------------------------------------------------------------
 def parse_flags(cls: type[T], arguments: Sequence[str], *, default: T | None = None, **words: Any) -> T:
     """Read command-line flags into ``cls`` by tyro; ``default`` is what the flags start from.

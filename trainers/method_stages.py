@@ -84,11 +84,14 @@ def along_jobs(
 ) -> list[Job]:
     """One episode per task and step t: the expert's first t - 1 responses, then the policy.
 
-    The first start (t = 1) is always among the ``starts_per_task`` that are kept; the others are drawn.
+    The first start (t = 1) is always among the ``starts_per_task`` that are kept; the others are drawn. Of several
+    demonstrations of a task the first is followed, as pairing does.
     """
-    jobs = []
+    jobs, followed = [], dict[str, Trajectory]()
     for demonstration in demonstrations:
-        task_id, responses = demonstration.task_id, tuple(step.response for step in demonstration.steps)
+        followed.setdefault(demonstration.task_id, demonstration)
+    for task_id, demonstration in followed.items():
+        responses = tuple(step.response for step in demonstration.steps)
         later = list(range(1, len(responses)))
         if starts_per_task is not None:
             later = sorted(random.Random(f"{seed} {task_id}").sample(later, min(starts_per_task - 1, len(later))))
@@ -281,11 +284,18 @@ def mark(
         marked = [_marked(item, markers) for item in [*good, *drawn]]
         if not marked:
             raise DataError(f"{demonstrations} holds nothing to imitate.")
+        texts = [(item.extra or {})[KEY]["text"] for item in marked]
+        classes = {text: texts.count(text) for text in markers.markers}
+        if not classes[markers.best.text]:
+            raise DataError(
+                f"No episode is of the class {markers.best.text!r:.60}, which acting asks for; the best demonstration "
+                f"scores {max((item.score for item in good), default=0.0):g}. Give better ones, or lower the first of "
+                f"markers.cuts, {markers.cuts[0]:g}."
+            )
         write_records(out, marked)
-        classes = [(item.extra or {})[KEY]["text"] for item in marked]
         return {
             "positives": len(good), "negatives": count, "failures": len(found), "malformed": len(found) - len(parsed),
-            "classes": {text: classes.count(text) for text in markers.markers},
+            "classes": classes,
         }  # fmt: skip
 
     inputs = {

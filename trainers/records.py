@@ -23,6 +23,10 @@ Granularity = Literal["trajectory", "step"]
 GRANULARITIES: tuple[Granularity, ...] = ("trajectory", "step")
 
 
+WORTH_CONTRASTING = 0.01
+"""Least quality of an episode that may stand on the rejected side, however bad it is: 0 would leave it out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What one judge decided about one trajectory."""

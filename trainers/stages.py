@@ -110,7 +110,7 @@ def demonstrate(run: Run, out: Path, config: DemonstrationConfig, environment: R
 
     def work() -> dict[str, Any]:
         everything = list(TrajectoryStore(episodes))
-        kept = [item for item in everything if item.score >= config.min_score and item.error is None]
+        kept = [item for item in everything if item.score >= config.min_score - 1e-9 and item.error is None]
         if not kept:
             raise DataError(
                 f"None of {len(everything)} episodes in {episodes} reaches the score {config.min_score:g}, so there is "

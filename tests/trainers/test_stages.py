@@ -14,7 +14,7 @@ from trainers.evaluation.evaluate import ProbeConfig, greedy, make_probe
 from trainers.feedback import JudgeConfig, StepRewardConfig
 from trainers.pairing import PairingConfig
 from trainers.policies import make_policy
-from trainers.records import PreferencePair, StepRewards, Verdict, read_records
+from trainers.records import PreferencePair, StepRewards, Verdict, read_records, write_records
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.stages import DemonstrationConfig
@@ -62,8 +62,11 @@ def test_demonstrations_may_come_from_a_file(run, tmp_path):
     assert copy.read_bytes() == first.read_bytes()
 
 
-def test_demonstrations_without_a_success_say_what_to_do(run):
-    config = DemonstrationConfig(policy="random", min_score=2.0)
+def test_demonstrations_without_a_success_say_what_to_do(run, tmp_path):
+    failures = [item for item in TrajectoryStore(explored(run)) if item.score < 1.0]
+    write_records(tmp_path / "failures.jsonl", failures)
+    config = DemonstrationConfig(file=tmp_path / "failures.jsonl")
+    assert failures
     with pytest.raises(DataError, match=r"nothing to imitate\. Lower demonstrations.min_score"):
         stages.demonstrate(run, run.path("demonstrations.jsonl"), config, ENVIRONMENT)
 

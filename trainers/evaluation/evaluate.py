@@ -14,8 +14,8 @@ from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.tasks import Manifest, Task
 from icto_gym.trajectory import Trajectory
-from trainers.config import to_mapping
-from trainers.evaluation.failures import count_causes
+from trainers.config import at_least, to_mapping
+from trainers.evaluation.failures import CAUSES, count_causes
 from trainers.evaluation.metrics import HIGHER_IS_BETTER, Scoring
 from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
 from trainers.evaluation.result import Result, make_rows, numbers_of
@@ -39,7 +39,7 @@ class EvaluationConfig:
     final_max_tasks: int | None = None
     """The same for the final splits."""
     base: bool = True
-    """Measure the model before any training too, on the final splits."""
+    """Measure the model before any training too, on the final splits; not beside `start`, whose own run did."""
     optimal_actions: bool = False
     """Ask the environment at every step which actions are optimal (slower; for optimal_action_rate)."""
     choose: Literal["last", "best"] = "last"
@@ -51,6 +51,10 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         check_name(self.choose, ("last", "best"), "evaluation.choose")
         check_name(self.choose_by, HIGHER_IS_BETTER, "evaluation.choose_by")
+        at_least("evaluation.max_tasks", self.max_tasks, 1)
+        at_least("evaluation.final_max_tasks", self.final_max_tasks, 1)
+        if self.choose == "best" and self.choose_by == "optimal_action_rate" and not self.optimal_actions:
+            raise ConfigError("evaluation.choose_by optimal_action_rate needs evaluation.optimal_actions true.")
         if self.choose == "best" and not self.splits:
             raise ConfigError("evaluation.choose is 'best', but no split in evaluation.splits says which one that is.")
 
@@ -222,6 +226,13 @@ def make_probe(
         return numbers
 
     return look
+
+
+PROBE_NUMBERS = (
+    "dev/success_rate", "dev/average_reward", "dev/invalid_action_share",
+    *(f"failures/{cause}" for cause in CAUSES if cause != "success"),
+)  # fmt: skip
+"""What a probe measures."""
 
 
 def probe_numbers(trajectories: list[Trajectory]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from icto_gym.trajectory import Trajectory
 from trainers.exchange.conversation import Episode, read_episode, read_messages
 from trainers.exchange.options import BadField
 from trainers.exchange.reading import Reading, name_task
-from trainers.records import StepRewards, Verdict
+from trainers.records import WORTH_CONTRASTING, StepRewards, Verdict
 
 _CONVERSATION = ("conversations", "messages", "prompt", "completion", "completions", "response_starts", "task_start")
 _KNOWN = (
@@ -153,7 +153,7 @@ def _score(row: Mapping[str, Any], reading: Reading) -> float:
             )
         reading.notes["scores given by --score"] += 1
         return options.score
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise BadField(f"field {name} is {value!r:.40}, expected a number")
     score = float(value) / scale
     if score < 0:
@@ -223,8 +223,9 @@ def _labels(row: Mapping[str, Any], trajectory: Trajectory, reading: Reading) ->
         if not isinstance(label, bool):
             raise BadField(f"field label is {label!r:.40}, expected true or false")
         reading.beside["verdicts"] = Verdict(
-            trajectory.trajectory_id, label, float(label), "label: of the imported record", "imported"
-        )
+            trajectory.trajectory_id, label, 1.0 if label else WORTH_CONTRASTING, "label: of the imported record",
+            "imported",
+        )  # fmt: skip
     if reading.format_name == "trl-stepwise":
         labels = row.get("labels")
         good = isinstance(labels, list) and len(labels) == len(trajectory.steps)

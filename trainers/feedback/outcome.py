@@ -10,7 +10,7 @@ from typing import NamedTuple
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step, Trajectory
 from icto_gym.wrappers.react import parse_response
-from trainers.records import Verdict
+from trainers.records import WORTH_CONTRASTING, Verdict
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class RuleJudge:
         if worthless:
             return Verdict(trajectory.trajectory_id, False, 0.0, worthless, self.name)
         good = sum(step.valid and not is_malformed(step) for step in trajectory.steps)
-        # A failure is worth contrasting however bad its steps are, hence the floor above 0.
-        score = max(good / len(trajectory.steps), 0.01)
+        score = max(good / len(trajectory.steps), WORTH_CONTRASTING)
         objection = self._objection(trajectory)
         reason = objection or f"well-formed, {len(trajectory.steps)} steps, score {trajectory.score:g}"
         return Verdict(trajectory.trajectory_id, not objection, score, reason, self.name)

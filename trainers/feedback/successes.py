@@ -21,8 +21,17 @@ def distinct_successes(
 
     Left out are episodes that another one (or one of ``others``) equals command by command, and those with a command
     drawn at random in the policy's place, since its canned thought would be learned.
+
+    Args:
+        trajectories: the policy's.
+        others: demonstrations, which are kept anyway.
+        min_score: a score from here on is a success; None: at least an expert's on the same task, of several the
+            lowest, whatever their order.
+        accepted: ids that a judge let pass; None: all.
     """
-    needed = {item.task_id: item.score for item in others}
+    needed: dict[str, float] = {}
+    for item in others:
+        needed[item.task_id] = min(item.score, needed.get(item.task_id, item.score))
     seen, kept, counts = {(item.task_id, item.actions) for item in others}, [], Counter[str]()
     for item in trajectories:
         threshold = needed.get(item.task_id, 1.0) if min_score is None else min_score

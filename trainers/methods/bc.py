@@ -23,5 +23,4 @@ def run_bc(config: BCConfig, run: Run) -> Path | None:
     begin: Start = config.start or config.model
     policy = stages.train_sft(run, run.path("sft"), demonstrations, begin, config.sft, watching(config))
     evaluate_splits(run, policy, "sft", config, config.evaluation.splits, config.evaluation.max_tasks)
-    policies = {"base": config.model} if config.evaluation.base else {}
-    return concluded(config, run, {**policies, "sft": policy})
+    return concluded(config, run, {"sft": policy})

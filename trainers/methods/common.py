@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from icto_gym.errors import ConfigError
+from icto_gym.errors import ConfigError, check_name
 from icto_gym.files import read_json
 from icto_gym.tasks import shared_tasks
 from trainers import stages
+from trainers.config import config_difference
 from trainers.diagnostics import budget, iteration_facts
-from trainers.evaluation.evaluate import EvaluationConfig, ProbeConfig, chosen_manifest, greedy
+from trainers.evaluation.evaluate import PROBE_NUMBERS, EvaluationConfig, ProbeConfig, chosen_manifest, greedy
 from trainers.evaluation.metrics import HIGHER_IS_BETTER
 from trainers.models.config import ModelConfig
 from trainers.policies.base import derive_seed
@@ -81,14 +82,39 @@ def seeded(config: C) -> C:
     return replace(config, **changed)  # type: ignore[type-var]
 
 
+def same_base(config: M) -> M:
+    """The config of a method that explores with the clone and trains from the model as it was before cloning: with
+    ``start``, the model that clone was made of.
+
+    Raises:
+        ConfigError: it was made of another one.
+    """
+    if config.start is None or not getattr(config, "from_base", True):
+        return config
+    from trainers.models.loading import read_checkpoint
+
+    recorded = ModelConfig.from_dict(read_checkpoint(config.start)["model"])
+    if recorded.name != config.model.name:
+        raise ConfigError(
+            f"start {str(config.start)!r} was made of the model {recorded.name!r}, and from_base would train "
+            f"{config.model.name!r}. Give model.name {recorded.name!r}, or from_base false to go on from the start."
+        )
+    different = config_difference(replace(recorded, seed=config.model.seed), config.model)
+    if different:
+        logger.warning("the start was trained with other model settings: %s", "; ".join(different))
+    return config
+
+
 def check_watched(config: MethodConfig) -> None:
-    """Refuse a training that is to stop early in a run that watches none.
+    """Refuse a training that is to stop early in a run that watches none, or whose probes have no such number.
 
     Raises:
         ConfigError: naming the section.
     """
     for item in dataclasses.fields(config):
         section = getattr(config, item.name)
+        if isinstance(section, OptimizerConfig) and config.probe.tasks:
+            check_name(section.probe_metric, PROBE_NUMBERS, f"{item.name}.probe_metric")
         if isinstance(section, OptimizerConfig) and section.patience and not config.probe.tasks:
             raise ConfigError(
                 f"{item.name}.patience is {section.patience}, but probe.tasks is 0, so training is not watched. Give "
@@ -189,7 +215,9 @@ def concluded(config: MethodConfig, run: Run, policies: Mapping[str, Start]) -> 
     Returns:
         The chosen checkpoint; None if it is a model that nothing was trained on.
     """
-    label = choose(config, run, [name for name in policies if name != "base"] or list(policies))
+    label = choose(config, run, list(policies))
+    if config.evaluation.base and not config.start:
+        policies = {"base": config.model, **policies}
     wanted = [name for name in ("base", "sft") if name in policies and not (name == "sft" and config.start)]
     for name in dict.fromkeys([*wanted, label]):
         splits, limit = config.evaluation.final_splits, config.evaluation.final_max_tasks
@@ -209,7 +237,12 @@ def choose(config: MethodConfig, run: Run, labels: Sequence[str]) -> str:
     scores = {}
     for label in labels:
         path = run.path("evaluation", label, split.replace("/", "_"), "metrics.json")
-        scores[label] = sign * read_json(path)["metrics"][metric]["value"]
+        found = read_json(path)["metrics"]
+        if metric not in found:
+            raise ConfigError(
+                f"evaluation.choose_by is {metric!r}, which {path} does not have; it has: {', '.join(found)}."
+            )
+        scores[label] = sign * found[metric]["value"]
     return max(reversed(labels), key=lambda label: scores[label])
 
 

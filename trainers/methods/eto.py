@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from icto_gym.errors import ConfigError
 from trainers import stages
+from trainers.config import at_least
 from trainers.methods.common import (
     MethodConfig,
     cloned,
@@ -22,6 +24,8 @@ from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.stages import Start
 from trainers.training.config import DPOConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,28 @@ class ETOConfig(MethodConfig):
     """How an attempt is set against the expert's episode."""
     dpo: DPOConfig = field(
         default_factory=lambda: DPOConfig(
-            epochs=3, batch_size=32, schedule="constant", warmup_ratio=0.1, sft_weight=0.0, holdout=0.0
+            learning_rate=1e-6,
+            epochs=3,
+            batch_size=32,
+            schedule="constant",
+            warmup_ratio=0.1,
+            sft_weight=0.0,
+            holdout=0.0,
         )
     )
     """How to learn from pairs."""
 
     def __post_init__(self) -> None:
-        if any(value <= 0 for value in (*self.betas, *self.learning_rates)) or self.iterations < 1:
-            raise ConfigError("eto wants iterations >= 1, and betas and learning_rates above 0.")
+        at_least("iterations", self.iterations, 1)
+        for name, values in (("betas", self.betas), ("learning_rates", self.learning_rates)):
+            if any(value <= 0 for value in values):
+                raise ConfigError(f"{name} is {list(values)!r}; each must be above 0.")
 
 
 def run_eto(config: ETOConfig, run: Run) -> Path | None:
     """π ← SFT(D); repeat: π_ref ← π, try every task, π ← DPO(π, π_ref, attempts against experts)."""
     config = prepared(config)
+    _check_schedule(config)
     demonstrations = demonstrated(config, run)
     policy: Start = cloned(config, run, demonstrations)
     policies = {"sft": policy}
@@ -69,6 +82,16 @@ def run_eto(config: ETOConfig, run: Run) -> Path | None:
         policies[f"eto-{number}"] = policy
         measured(config, run, number, f"eto-{number}", policy)
     return concluded(config, run, policies)
+
+
+def _check_schedule(config: ETOConfig) -> None:
+    """Say where the schedule leaves a value of ``dpo`` without effect."""
+    for name, schedule in (("beta", config.betas), ("learning_rate", config.learning_rates)):
+        value = getattr(config.dpo, name)
+        if schedule and value != schedule[0]:
+            logger.warning(
+                "dpo.%s is %g, but %ss is %s and decides; leave that empty for dpo's", name, value, name, list(schedule)
+            )
 
 
 def dpo_of(config: ETOConfig, number: int) -> DPOConfig:

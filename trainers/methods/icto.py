@@ -8,6 +8,7 @@ from pathlib import Path
 
 from icto_gym.errors import ConfigError
 from trainers import stages
+from trainers.config import at_least
 from trainers.feedback import JudgeConfig, MonteCarloConfig, StepRewardConfig, make_judge, make_step_rewarder
 from trainers.method_stages import continue_episodes
 from trainers.methods.common import (
@@ -56,10 +57,14 @@ class ICTOConfig(MethodConfig):
     """How to learn from pairs."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ConfigError(f"iterations is {self.iterations!r}; give 0 or more.")
+        at_least("iterations", self.iterations, 0)
         if not (self.cloning or self.iterations):
             raise ConfigError("cloning is off and iterations is 0, so there is nothing to train.")
+        if self.start is not None and not self.cloning:
+            raise ConfigError(
+                f"start is {str(self.start)!r}, a clone, but cloning is off. Leave start out, or put the checkpoint's "
+                "folder under model.name to begin with it as it is."
+            )
 
 
 def run_icto(config: ICTOConfig, run: Run) -> Path | None:
@@ -69,7 +74,7 @@ def run_icto(config: ICTOConfig, run: Run) -> Path | None:
     _check_plug_ins(config)
     demonstrations = demonstrated(config, run)
     policy: Start = config.model
-    policies = {"base": policy} if config.evaluation.base else {}
+    policies: dict[str, Start] = {}
     if config.cloning:
         policies["sft"] = policy = cloned(config, run, demonstrations)
     for number in range(1, config.iterations + 1):
@@ -80,11 +85,8 @@ def run_icto(config: ICTOConfig, run: Run) -> Path | None:
 def _check_levels(config: ICTOConfig) -> None:
     """Pairs cut for one level and trained at another are legal (an ablation), but rarely meant."""
     granularity, objective = config.pairing.granularity, config.dpo.objective
-    same = (
-        ":" in granularity + objective
-        or granularity == objective
-        or (granularity, objective) == ("trajectory", "log_ratio")
-    )
+    fitting = {(objective, objective), ("trajectory", "log_ratio"), ("trajectory", "mixed")}
+    same = ":" in granularity + objective or (granularity, objective) in fitting
     if config.contrast and not same:
         logger.warning("pairing.granularity is %r and dpo.objective is %r; is that meant?", granularity, objective)
 
@@ -92,7 +94,7 @@ def _check_levels(config: ICTOConfig) -> None:
 def _check_plug_ins(config: ICTOConfig) -> None:
     """Load what is named by a dotted path, so that a wrong one is found before training."""
     make_pairing(config.pairing)
-    if ":" in config.judge.judge and not config.judge.judge.startswith("endpoint:"):
+    if not config.judge.judge.startswith("endpoint:"):
         make_judge(config.judge)
     if ":" in config.dpo.objective:
         make_objective(config.dpo.objective)
@@ -113,7 +115,8 @@ def _iterate(config: ICTOConfig, run: Run, number: int, policy: Start, demonstra
         )  # fmt: skip
         policy = contrasted(config, run, pairs, policy, config.dpo)
     else:
-        threshold = config.pairing.success_threshold or config.demonstrations.min_score
+        asked = config.pairing.success_threshold
+        threshold = config.demonstrations.min_score if asked is None else asked
         kept = stages.keep_successes(
             run, here / "successes.jsonl", episodes, verdicts, min_score=threshold, also=demonstrations
         )

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from icto_gym.errors import ConfigError, check_name
+from icto_gym.errors import check_name
 from trainers import stages
+from trainers.config import at_least
 from trainers.feedback import MonteCarloConfig, StepRewardConfig
 from trainers.method_stages import continue_episodes, explore_along, predict_values, value_steps
 from trainers.methods.common import (
@@ -69,8 +70,8 @@ class IPRConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         check_name(self.values, ("monte_carlo", "reward_model"), "ipr values")
-        if self.iterations < 1 or (self.starts_per_task or 1) < 1:
-            raise ConfigError("ipr wants iterations >= 1 and starts_per_task >= 1 or None.")
+        at_least("iterations", self.iterations, 1)
+        at_least("starts_per_task", self.starts_per_task, 1)
 
 
 def run_ipr(config: IPRConfig, run: Run) -> Path | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainers import stages
+from trainers.config import at_least
 from trainers.markers import MarkerConfig
 from trainers.method_stages import mark
 from trainers.methods.common import (
@@ -16,6 +17,7 @@ from trainers.methods.common import (
     explored,
     measured,
     prepared,
+    same_base,
     watching,
 )
 from trainers.rollout import RolloutConfig
@@ -47,10 +49,14 @@ class NATConfig(MethodConfig):
     from_base: bool = True
     """Train from the model as it was before cloning, as published; off: go on from the clone."""
 
+    def __post_init__(self) -> None:
+        at_least("positives", self.positives, 1)
+        at_least("negatives_per_positive", self.negatives_per_positive, 0)
+
 
 def run_nat(config: NATConfig, run: Run) -> Path | None:
     """π ← SFT(D); π ← SFT(D marked as good, failures of π marked by class)."""
-    config = prepared(config)
+    config = same_base(prepared(config))
     demonstrations = demonstrated(config, run)
     clone: Start = cloned(config, run, demonstrations)
     episodes, here = explored(config, run, 1, clone), run.iteration(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainers import stages
+from trainers.config import at_least, check_score
 from trainers.methods.common import (
     MethodConfig,
     cloned,
@@ -14,6 +15,7 @@ from trainers.methods.common import (
     explored,
     measured,
     prepared,
+    same_base,
     watching,
 )
 from trainers.rollout import RolloutConfig
@@ -34,10 +36,14 @@ class RFTConfig(MethodConfig):
     rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(epsilon=0.0, branch_fraction=0.0))
     """The environment, and how training tasks are explored."""
 
+    def __post_init__(self) -> None:
+        at_least("iterations", self.iterations, 1)
+        check_score("success_threshold", self.success_threshold)
+
 
 def run_rft(config: RFTConfig, run: Run) -> Path | None:
     """π ← SFT(D), S ← ∅; repeat: S ← S ∪ successes of π, π ← SFT(D ∪ S)."""
-    config = prepared(config)
+    config = same_base(prepared(config))
     demonstrations = demonstrated(config, run)
     policy: Start = cloned(config, run, demonstrations)
     policies: dict[str, Start] = {"sft": policy}

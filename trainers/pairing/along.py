@@ -37,6 +37,8 @@ class AlongPairingConfig:
     """Make pairs of whole trajectories, from the episodes that start at the start."""
     step_pairs: bool = True
     """Make pairs of steps, from those that start further on."""
+    first_step: bool = False
+    """Make step pairs of those that start at the start too, in the place of trajectory pairs (step-wise ETO)."""
 
     def __post_init__(self) -> None:
         for name in ("outcome_margin", "step_margin"):
@@ -44,6 +46,8 @@ class AlongPairingConfig:
                 raise ConfigError(f"pairing {name} is {getattr(self, name)!r}; it must not be below 0.")
         if not (self.trajectory_pairs or self.step_pairs):
             raise ConfigError("pairing trajectory_pairs and step_pairs are both off, so there can be no pairs.")
+        if self.first_step and (self.trajectory_pairs or not self.step_pairs):
+            raise ConfigError("pairing first_step wants step_pairs on and trajectory_pairs off, whose place it takes.")
 
 
 def along_expert(
@@ -101,13 +105,16 @@ class _Maker:
             return "without a demonstration", None
         if len(attempt.steps) <= start or len(expert.steps) <= start:
             return "ended on the expert's path", None
-        if not (self.config.step_pairs if start else self.config.trajectory_pairs):
+        if not (self.config.step_pairs if self._is_step(start) else self.config.trajectory_pairs):
             return "not asked for", None
         return self._decide(attempt, expert, start)
 
+    def _is_step(self, start: int) -> bool:
+        return start > 0 or self.config.first_step
+
     def _decide(self, attempt: Trajectory, expert: Trajectory, start: int) -> tuple[str, PreferencePair | None]:
         lead = attempt.score - expert.score
-        by_step = start > 0 and self.config.step_margin is not None
+        by_step = self._is_step(start) and self.config.step_margin is not None
         shorter = by_step and self.config.shorter_wins and len(attempt.steps) < len(expert.steps)
         agent_wins, expert_wins = lead > self.config.outcome_margin or shorter, -lead > self.config.outcome_margin
         if not (agent_wins or expert_wins):
@@ -123,7 +130,7 @@ class _Maker:
         if same or not usable(chosen, start) or not usable(rejected, start):
             return "nothing trainable", None
         name = "agent won" if agent_wins else "expert won"
-        if not start:
+        if not self._is_step(start):
             return name, whole_pair(chosen, rejected, abs(lead))
         return self._step_pair(f"{name} at a step", chosen, rejected, start, abs(lead))
 

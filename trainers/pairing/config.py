@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from icto_gym.errors import ConfigError, check_name
+from trainers.config import at_least, check_score
 
 GRANULARITY_CHOICES = ("trajectory", "step", "mixed")
 REJECTED_CHOICES = ("any", "usable", "accepted")
@@ -60,11 +61,10 @@ class PairingConfig:
             check_name(self.granularity, GRANULARITY_CHOICES, "pairing granularity")
         check_name(self.rejected_verdict, REJECTED_CHOICES, "pairing rejected_verdict")
         for name in ("max_pairs_per_task", "max_pairs_per_failure"):
-            _at_least(name, getattr(self, name), 1)
-        if self.max_extra_steps is not None:
-            _at_least("max_extra_steps", self.max_extra_steps, 0)
-        if self.step_horizon is not None:
-            _at_least("step_horizon", self.step_horizon, 1)
+            at_least(f"pairing {name}", getattr(self, name), 1)
+        at_least("pairing max_extra_steps", self.max_extra_steps, 0)
+        at_least("pairing step_horizon", self.step_horizon, 1)
+        check_score("pairing success_threshold", self.success_threshold)
         if self.min_margin <= 0:
             raise ConfigError(f"pairing min_margin is {self.min_margin!r}; give a number above 0, such as 0.01.")
         for name in ("max_one_sided_share", "max_expert_share"):
@@ -72,8 +72,3 @@ class PairingConfig:
                 raise ConfigError(f"pairing {name} is {getattr(self, name)!r}; give a share from 0 to 1.")
         if not (self.use_own_success or self.use_expert):
             raise ConfigError("pairing use_own_success and use_expert are both off, so no pair can have a chosen side.")
-
-
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise ConfigError(f"pairing {name} is {value!r}; give a whole number from {low}.")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers.config import MACHINE
+from trainers.config import MACHINE, at_least, check_score
 from trainers.digests import digest
 from trainers.models.config import ModelConfig
 from trainers.policies import Policy, make_policy, note_recipe
@@ -43,6 +43,11 @@ class DemonstrationConfig:
     """How often each."""
     min_score: float = 1.0
     """Only episodes with at least this score are kept."""
+
+    def __post_init__(self) -> None:
+        at_least("demonstrations.max_tasks", self.max_tasks, 1)
+        at_least("demonstrations.attempts", self.attempts, 1)
+        check_score("demonstrations.min_score", self.min_score)
 
 
 @dataclass(frozen=True)

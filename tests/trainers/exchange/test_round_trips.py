@@ -3,12 +3,16 @@
 import json
 
 import pytest
+from episodes import play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icto_gym import TrajectoryStore
 from icto_gym.dialogue import trajectory_messages
-from trainers.exchange import export_file, import_file
+from icto_gym.errors import DataError
+from trainers.exchange import ImportOptions, export_file, import_file
+from trainers.feedback import RecordedStepRewards, score_all
+from trainers.pairing import PairingConfig, build_pairs
 from trainers.records import PreferencePair, StepRewards, Verdict, read_records, write_records
 
 from .records import TEXTS, pairs, trajectories
@@ -79,7 +83,6 @@ def test_white_space_that_a_conversation_drops_is_counted(tmp_path, records):
 
 def test_half_a_surrogate_pair_is_refused_where_it_cannot_stand_and_kept_where_it_can(tmp_path):
     pytest.importorskip("pyarrow", reason="the export extra is not installed")
-    from icto_gym.errors import DataError
     from icto_gym.trajectory import Step, Trajectory
 
     step = Step("see", "Action: say \ud800", "", "say \ud800", 1.0, True)
@@ -96,8 +99,6 @@ def test_labels_of_judges_and_steps_go_out_and_come_back(tmp_path):
     from .records import ETO_WEBSHOP
 
     (tmp_path / "eto.json").write_text(json.dumps([ETO_WEBSHOP]))
-    from trainers.exchange import ImportOptions
-
     import_file(tmp_path / "eto.json", "sharegpt", tmp_path / "t.jsonl", ImportOptions(env_id="icto/WebShop-v0"))
     (trajectory,) = TrajectoryStore(tmp_path / "t.jsonl")
     write_records(tmp_path / "v.jsonl", [Verdict(trajectory.trajectory_id, True, 0.8, "fine", "me")])
@@ -111,3 +112,24 @@ def test_labels_of_judges_and_steps_go_out_and_come_back(tmp_path):
     assert list(TrajectoryStore(tmp_path / "w2.jsonl")) == [trajectory]
     told = import_file(tmp_path / "u.jsonl", "trl-unpaired", tmp_path / "u3.jsonl")
     assert told["notes"] == {"labels not kept (name a file with --verdicts)": 1}
+
+
+def test_an_imported_failure_may_be_the_rejected_side_of_a_pair(tmp_path):
+    good, bad = play(["search", "buy"], [0, 1.0], attempt=0), play(["search", "leave"], [0, 0.0], attempt=1)
+    write_records(tmp_path / "t.jsonl", [good, bad])
+    labels = [Verdict(item.trajectory_id, item.success, item.score, "label", "me") for item in (good, bad)]
+    write_records(tmp_path / "v.jsonl", labels)
+    export_file(tmp_path / "t.jsonl", "trl-unpaired", tmp_path / "u.jsonl", verdicts=tmp_path / "v.jsonl")
+    import_file(tmp_path / "u.jsonl", "trl-unpaired", tmp_path / "t2.jsonl", verdicts=tmp_path / "v2.jsonl")
+    verdicts, episodes = read_records(tmp_path / "v2.jsonl", Verdict), list(TrajectoryStore(tmp_path / "t2.jsonl"))
+    assert [item.accepted for item in verdicts] == [True, False]
+    (pair,) = build_pairs(episodes, verdicts, score_all(RecordedStepRewards(), episodes), PairingConfig()).pairs
+    assert (pair.chosen_id, pair.rejected_id) == (good.trajectory_id, bad.trajectory_id)
+
+
+def test_true_is_no_score(tmp_path):
+    said = [("user", "Shop."), ("assistant", "OK"), ("user", "Buy a fig."), ("assistant", "Action: search[fig]")]
+    chat = [{"role": role, "content": content} for role, content in said]
+    (tmp_path / "in.jsonl").write_text(json.dumps({"task_id": "t", "score": True, "messages": chat}) + "\n")
+    with pytest.raises(DataError, match="field score is True, expected a number"):
+        import_file(tmp_path / "in.jsonl", "trl-sft", tmp_path / "out.jsonl", ImportOptions(env_id="icto/WebShop-v0"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from episodes import terse_demonstrations
@@ -140,6 +141,36 @@ def test_outcomes_alone_decide_where_no_step_margin_is_given(clone, tmp_path):
     assert not (run.iteration(1) / "step_rewards.jsonl").exists()
     pairs = read_records(run.iteration(1) / "pairs.jsonl", PreferencePair)
     assert pairs and all(len(pair.chosen) == len(pair.rejected) == 1 for pair in pairs)
+    assert any(len(pair.prompt) == 3 for pair in pairs)  # the very first step is among them
+
+
+def test_of_two_demonstrations_of_a_task_the_first_is_followed(clone, tmp_path):
+    shown = list(TrajectoryStore(clone["demonstrations"]["file"]))
+    other = replace(shown[0], trajectory_id=shown[0].trajectory_id + "-again", steps=shown[0].steps[:1])
+    write_records(tmp_path / "shown.jsonl", [*shown, other])
+    settings = {**clone, "demonstrations": {"file": tmp_path / "shown.jsonl"}, "values": "reward_model"}
+    run, _ = run_method("ipr", tmp_path / "run", **settings, dpo=DPO, iterations=1)
+    starts = [item.extra["prefix_steps"] for item in TrajectoryStore(run.iteration(1) / "trajectories.jsonl")]
+    assert sorted(starts) == [0, 0, 0, 1, 1, 1]
+
+
+def test_etos_schedule_says_where_it_overrules(clone, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        run_method("eto", tmp_path, **clone, dpo=DPO, learning_rates=[5e-4], iterations=1)
+    assert "dpo.learning_rate is 0.001, but learning_rates is [0.0005] and decides" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["rft", "nat"])
+def test_the_model_that_is_trained_again_is_the_one_the_clone_was_made_of(clone, tmp_path, method, caplog):
+    with pytest.raises(ConfigError, match=r"made of the model 'tiny-random'.*Give model.name 'tiny-random'"):
+        run_method(method, tmp_path, **clone, model={"name": "tiny-random:7"})
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+
+
+def test_the_untrained_model_is_measured_by_every_method_that_clones(tmp_path):
+    run, _ = run_method("rft", tmp_path, evaluation={"base": True})
+    assert run.path("evaluation", "base", "test", "metrics.json").exists()
+    assert not run.path("evaluation", "base", "dev").exists()
 
 
 @pytest.mark.parametrize("unit", ["turn", "trajectory"])
@@ -263,8 +294,9 @@ def test_other_ways_of_exploring_do_not_train_the_clone_again(tmp_path, caplog):
 
 def test_a_shared_clone_is_measured_alike_however_a_method_explores(clone, tmp_path):
     inputs = []
-    for name, temperature in (("rft", 0.9), ("icto", 0.3)):
-        run, _ = run_method(name, tmp_path / name, **clone, rollout={"temperature": temperature}, iterations=0)
+    for temperature in (0.9, 0.3):
+        here = tmp_path / str(temperature)
+        run, _ = run_method("icto", here, **clone, rollout={"temperature": temperature}, iterations=0)
         inputs.append(read_json(run.path("stages", "evaluation.sft.dev.json"))["inputs"])
     assert inputs[0] == inputs[1]
 

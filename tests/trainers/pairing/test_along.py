@@ -49,6 +49,17 @@ def test_a_step_pair_needs_outcome_and_step_reward_in_the_same_direction():
     assert made(WORSE, close) == ([], "step rewards disagree")
 
 
+def test_the_first_step_may_make_a_step_pair_in_the_place_of_a_trajectory_pair():
+    tried = attempt(["open b", "buy"], 0.4, 0)
+    alone = {"step_margin": None, "trajectory_pairs": False, "remainder": False}
+    assert made(tried, **alone) == ([], "not asked for")
+    (pair,), outcome = made(tried, **alone, first_step=True)
+    assert outcome == "expert won at a step" and pair.granularity == "step"
+    assert len(pair.prompt) == 3 and len(pair.chosen) == len(pair.rejected) == 1
+    by_value = valued((EXPERT, [0.2, 0.9, 1.0]), (tried, [0.6, 0.4]))
+    assert made(tried, by_value, trajectory_pairs=False, first_step=True) == ([], "step rewards disagree")
+
+
 def test_the_remainder_is_trained_or_one_response_alone():
     rewards = valued((EXPERT, [0, 1.0, 1.0]), (WORSE, [0, 0, 0, 0.4]))
     assert [len(side) for side in (made(WORSE, rewards)[0][0].chosen, made(WORSE, rewards)[0][0].rejected)] == [3, 5]
