@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from icto_gym.errors import DataError
 from trainers import distributed
@@ -26,7 +28,7 @@ from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import DPOConfig
 from trainers.training.engine import make_engine, prepare
-from trainers.training.loop import Log, check_patience, fit, total_steps
+from trainers.training.loop import Log, bar_wanted, check_patience, fit, total_steps
 from trainers.training.plug_in import make_objective
 from trainers.training.sft import Probe, Start
 
@@ -178,7 +180,9 @@ def _score_reference(model: Any, plan: PairPlan, reference: Start | None, path: 
         plan = plan.laid_out(prepare(model, plan.config, dropout=False))
     units = [[pair.chosen, pair.rejected] for pair in plan.pairs]
     groups = split_to_fit(units, plan.config.micro_batch_tokens, packed=plan.packed)
-    cached_logps(path, len(units), 2 * plan.turns, groups, lambda group: plan.score(model, group).flatten(1))
+    logger.info("reads %d pairs under the reference", len(units))
+    watched = tqdm(groups, desc="reference", unit="batch", disable=not bar_wanted(), file=sys.stderr)
+    cached_logps(path, len(units), 2 * plan.turns, watched, lambda group: plan.score(model, group).flatten(1))
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def fit(
     if position.step == 0 and not position.probes and probe and config.probe_at_start:
         _measure(engine, probe, position, config)
         _keep_probed(engine, position, config, out, save)
-    bar = tqdm(total=steps, initial=position.step, unit="step", disable=not _bar_wanted(), file=sys.stderr)
+    bar = tqdm(total=steps, initial=position.step, unit="step", disable=not bar_wanted(), file=sys.stderr)
     end = stopped_early(position.probes, config, steps)
     while position.step < steps and not end:
         begun = before(position.step) if before else {}
@@ -341,5 +341,6 @@ def _name_best(best: Path, target: Path, end: str) -> None:
     os.rename(best, target)
 
 
-def _bar_wanted() -> bool:
+def bar_wanted() -> bool:
+    """Somebody watches, and this is the process that speaks."""
     return distributed.rank() == 0 and (os.environ.get("ICTO_PROGRESS") == "1" or sys.stderr.isatty())

@@ -41,6 +41,15 @@ def test_it_starts_at_log_two_and_learns_to_prefer(pairs, tiny, tmp_path, object
     assert read_checkpoint(checkpoint)["config"]["objective"] == objective
 
 
+def test_bars_show_the_reference_and_the_training_where_asked(pairs, tiny, tmp_path, capsys, monkeypatch):
+    train(pairs, tiny, tmp_path / "quiet", epochs=1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("ICTO_PROGRESS", "1")
+    train(pairs, tiny, tmp_path / "shown", epochs=1)
+    shown = capsys.readouterr().err
+    assert "reference: 100%" in shown and "step" in shown.partition("reference: 100%")[2]
+
+
 def test_the_literal_objective_pushes_the_sides_apart_without_a_reference(pairs, tiny, tmp_path):
     _, log = train(pairs, tiny, tmp_path, objective="log_ratio", learning_rate=1e-3)
     assert log[-1]["pairs/log_ratio_margin"] > 1.0
