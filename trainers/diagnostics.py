@@ -13,7 +13,8 @@ STAGES = {
     "explored": "trajectories", "judged": "verdicts", "pairs": "pairs", "imitated": "successes", "marked": "marked",
 }  # fmt: skip
 COSTS = ("prompt_tokens", "response_tokens", "trained_tokens")
-"""What stages record of their cost, in tokens: read and written in play, and read in training."""
+"""What stages record of their cost, in tokens: read and written by policies in play and in sampling (PPO samples within
+its training), and read in training."""
 
 
 def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> dict[str, Any]:

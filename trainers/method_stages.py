@@ -41,6 +41,11 @@ from trainers.sampling import Job
 from trainers.stages import Start, Watch, play_facts, read_all, train_stage, training_facts, watching
 from trainers.training.config import PPOConfig, RewardConfig
 
+TOKENS = ("prompt_tokens", "response_tokens")
+"""What stages record of a policy's reading and writing."""
+SAMPLED = ("sampled", "final")
+"""Where PPO's log holds them: at the first step of each iteration, and at the last step for answers of the result."""
+
 
 # ---- playing on from given steps ----------------------------------------------------------------
 def continue_episodes(
@@ -152,8 +157,10 @@ def sample_turns(run: Run, out: Path, trajectories: Path, player: Player, config
             for contrast in answer_twice(player.load(), left, config):
                 append_record(out, contrast)  # type: ignore[arg-type]
         found = {(item.trajectory_id, item.step): item for item in _contrasts(out)}
-        write_records(out, [found[item.trajectory.trajectory_id, item.step] for item in asked])
-        return {"turns": len(asked)}
+        kept = [found[item.trajectory.trajectory_id, item.step] for item in asked]
+        write_records(out, kept)
+        tokens = {name: sum(getattr(item, name) for item in kept) for name in TOKENS}
+        return {"turns": len(asked), **tokens}
 
     inputs = {"trajectories": trajectories, "policy": player.source, "config": config}
     run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
@@ -180,7 +187,8 @@ def pair_turns(
         sides = zip(played[::2], played[1::2], strict=True)
         whole = [(one, other) for one, other in sides if one.error is None and other.error is None]
         agreement = label_agreement((one.score, other.score) for one, other in whole)
-        return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement}
+        tokens = {name: play_facts(played)[name] for name in TOKENS}
+        return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement, **tokens}
 
     inputs = {
         "trajectories": trajectories, "contrasts": contrasts, "policy": player.source, "config": config,
@@ -262,10 +270,19 @@ def train_ppo(
 
         prompts = [pair.prompt for pair in read_records(pairs, PreferencePair)]
         train(prompts, reward, start, config, out, **watching(run, out, watch, start_markers(start)))
-        return training_facts(run, out)
+        return {**training_facts(run, out), **_sampled_tokens(run, out)}
 
     inputs = {"pairs": pairs, "reward": reward, "start": start, "config": config, "watch": watch}
     return train_stage(run, out, work, inputs)
+
+
+def _sampled_tokens(run: Run, out: Path) -> dict[str, int]:
+    """Tokens read and written by the policy while it sampled, by the log, which holds each step's line once.
+
+    The process cannot tell: what it resumed from was sampled by another one.
+    """
+    lines = [line for line in run.metrics() if line.get("stage") == _name(run, out)]
+    return {name: sum(int(line.get(f"{when}/{name}", 0)) for line in lines for when in SAMPLED) for name in TOKENS}
 
 
 # ---- markers ------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from icto_gym.errors import BackendError, ConfigError
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.episodes import Setting, Source, trajectory_id
-from trainers.policies.base import Answer, Policy, Turn
+from trainers.policies.base import Answer, Policy, Turn, ask, checked
 from trainers.records import write_records
 from trainers.replicas import play_in_replicas
 from trainers.sampling import Job, RolloutConfig, parse_workers, plan_jobs
@@ -250,7 +250,7 @@ class _Play:
                 self._submit(turn)
             return
         begin = time.monotonic()
-        answers = _act(self._policy, turns)
+        answers = ask(self._policy, turns)
         self._answering_seconds = time.monotonic() - begin
         for turn, answer in zip(turns, answers, strict=True):
             self._workers.answer(turn.episode, answer)
@@ -263,22 +263,7 @@ class _Play:
     def _pass_on(self, answered: _Answered) -> None:
         if self._futures.get(answered.episode) is answered.future:  # else its episode has ended without it
             del self._futures[answered.episode]
-            self._workers.answer(answered.episode, _checked(self._policy, answered.future.result()))
-
-
-def _act(policy: Policy, turns: Sequence[Turn]) -> list[Answer]:
-    """One answer per turn, with its tokens where the policy counts them."""
-    texts = policy.act(turns)
-    if len(texts) != len(turns):
-        raise ConfigError(f"Policy {policy.name!r} gave {len(texts)} responses to {len(turns)} turns.")
-    usages = getattr(policy, "last_usage", None) or [None] * len(turns)
-    return [_checked(policy, Answer(text, usage)) for text, usage in zip(texts, usages, strict=True)]
-
-
-def _checked(policy: Policy, answer: Answer) -> Answer:
-    if not isinstance(answer.text, str):
-        raise ConfigError(f"Policy {policy.name!r} gave {type(answer.text).__name__} {answer.text!r:.80}, not a str.")
-    return answer
+            self._workers.answer(answered.episode, checked(self._policy, answered.future.result()))
 
 
 def _nothing(episode: str) -> None:

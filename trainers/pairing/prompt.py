@@ -79,6 +79,10 @@ class PromptContrast:
     """Which pair of instructions."""
     positive: str
     negative: str
+    prompt_tokens: int = 0
+    """Read for both answers; 0 where the policy does not count, and in records of before tokens were kept."""
+    response_tokens: int = 0
+    """Written in both answers, usable or not."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -91,7 +95,7 @@ class PromptContrast:
             found = cls(**record)
         except TypeError as error:
             raise DataError(str(error)) from error
-        kinds = (str, int, int, str, str)
+        kinds = (str, int, int, str, str, int, int)
         for name, kind in zip(cls.__slots__, kinds, strict=True):
             if type(getattr(found, name)) is not kind:
                 raise DataError(f"field {name} is {getattr(found, name)!r:.80}, expected {kind.__name__}")

@@ -63,6 +63,26 @@ class Policy(Protocol):
         ...
 
 
+def ask(policy: Policy, turns: Sequence[Turn]) -> list[Answer]:
+    """One answer per turn, with its tokens where the policy counts them.
+
+    Raises:
+        ConfigError: the policy gave something else than one text per turn.
+    """
+    texts = policy.act(turns)
+    if len(texts) != len(turns):
+        raise ConfigError(f"Policy {policy.name!r} gave {len(texts)} responses to {len(turns)} turns.")
+    usages = getattr(policy, "last_usage", None) or [None] * len(turns)
+    return [checked(policy, Answer(text, usage)) for text, usage in zip(texts, usages, strict=True)]
+
+
+def checked(policy: Policy, answer: Answer) -> Answer:
+    """The answer, if it is a text: a policy is often somebody else's code."""
+    if not isinstance(answer.text, str):
+        raise ConfigError(f"Policy {policy.name!r} gave {type(answer.text).__name__} {answer.text!r:.80}, not a str.")
+    return answer
+
+
 def derive_seed(*parts: object) -> int:
     """A seed in [0, 2**63) that depends on every part and on nothing else, on every machine."""
     text = "\0".join(str(part) for part in parts)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from icto_gym.dialogue import trajectory_messages
 from trainers.pairing.prompt import PromptContrast, PromptPairingConfig, Question, prompted
 from trainers.pairing.whole import OPENING
-from trainers.policies.base import Policy, Turn, derive_seed
+from trainers.policies.base import Answer, Policy, Turn, Usage, ask, derive_seed
 
 BATCH = 16
 """Episodes that are answered together."""
@@ -59,12 +59,21 @@ def answer_twice(policy: Policy, asked: Sequence[Question], config: PromptPairin
         for place in range(max(map(len, group))):
             now = [items[place] for items in group if place < len(items)]
             turns = [_turn(item, side, config) for item in now for side in (0, 1)]
-            answers = policy.act(turns)
+            answers = ask(policy, turns)
             for number, item in enumerate(now):
-                positive, negative = answers[2 * number : 2 * number + 2]
-                yield PromptContrast(item.trajectory.trajectory_id, item.step, item.sentence, positive, negative)
+                yield _contrast(item, *answers[2 * number : 2 * number + 2])
         for turn in [_turn(items[0], side, config) for items in group for side in (0, 1)]:
             getattr(policy, "forget", lambda name: None)(turn.episode)
+
+
+def _contrast(item: Question, positive: Answer, negative: Answer) -> PromptContrast:
+    """The two answers with what they cost, since a stage that is resumed knows only what its records say."""
+    usages = [answer.usage or Usage(0, 0) for answer in (positive, negative)]
+    return PromptContrast(
+        item.trajectory.trajectory_id, item.step, item.sentence, positive.text, negative.text,
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        response_tokens=sum(usage.response_tokens for usage in usages),
+    )  # fmt: skip
 
 
 def _turn(item: Question, side: int, config: PromptPairingConfig) -> Turn:

@@ -84,6 +84,13 @@ class Rollout:
         """Tokens of each answer."""
         return [answer_length(item) for item in self.answers]
 
+    @property
+    def tokens(self) -> dict[str, int]:
+        """What the policy read and wrote, by the answers themselves: so saved ones know it too."""
+        written = sum(self.lengths)
+        read = sum(len(item.input_ids) for item in self.answers) - written
+        return {"prompt_tokens": read, "response_tokens": written}
+
     def save(self, folder: Path) -> None:
         """Write a folder, whole or not at all."""
         from safetensors.torch import save_file

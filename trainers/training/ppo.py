@@ -62,7 +62,8 @@ def train_ppo(
         out: folder of this training.
         log: gets one record per optimiser step. ``rollout/...`` are means over the answers of its iteration:
             ``reward``, ``kl`` (per answer, in nats) and others; ``final/...`` in the last record: over answers of the
-            result.
+            result. ``sampled/prompt_tokens`` and ``sampled/response_tokens``, in the first record of each iteration,
+            count what the policy read and wrote for all answers of it, ``final/...`` likewise.
         probe: measures the policy every ``config.probe_every`` steps and at the end.
 
     Returns:
@@ -160,13 +161,17 @@ class PPOPlan:
         )
 
     def collect(self, step: int) -> dict[str, float]:
-        """Have the answers of optimiser step ``step`` (from 0) at hand; returns their facts, for the log."""
+        """Have the answers of optimiser step ``step`` (from 0) at hand; returns their facts, for the log.
+
+        Their tokens stand at the first step of their iteration alone, so that a sum over steps counts them once.
+        """
         iteration, within = divmod(step, self.steps_per_iteration)
         if iteration != self.iteration:
             folder = self._folder(iteration)
             distributed.on_first(lambda: self._write(iteration, anew=within == 0))
             self.rollout, self.iteration = Rollout.load(folder), iteration
-        return {f"rollout/{name}": value for name, value in self.rollout.facts.items()}
+        tokens = {} if within else {f"sampled/{name}": count for name, count in self.rollout.tokens.items()}
+        return {**tokens, **{f"rollout/{name}": value for name, value in self.rollout.facts.items()}}
 
     def _folder(self, iteration: int) -> Path:
         return self.out / f"rollout-{iteration:06d}"
@@ -187,7 +192,7 @@ class PPOPlan:
         rollout = self.sampler.roll_out(self.config.iterations)
         lines = (json.dumps(item, sort_keys=True, ensure_ascii=False) + "\n" for item in rollout.texts)
         write_text(self.out / "answers.jsonl", "".join(lines))
-        return {f"final/{name}": value for name, value in rollout.facts.items()}
+        return {f"final/{name}": value for name, value in {**rollout.facts, **rollout.tokens}.items()}
 
     def batches(self, items: Sequence[int]) -> list[tuple[PPOBatch, float]]:
         """Every token of the step counts the same, whichever micro-batch it is in."""

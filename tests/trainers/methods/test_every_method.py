@@ -213,6 +213,13 @@ def test_rlcd_in_its_original_form_fits_a_reward_model_and_raises_it_by_ppo(tmp_
     lines = [line for line in run.metrics() if line["stage"] == "iteration-01/ppo"]
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert all({"rollout/reward", "rollout/kl", "train/clip_fraction"} <= line.keys() for line in lines)
+    spent = read_json(run.path("budget.json"))
+    ppo, kinds = spent["stages"]["iteration-01/ppo"], spent["sums"]
+    assert ppo["prompt_tokens"] > 12 * ppo["response_tokens"] / 8 >= 12  # two iterations and the result: 12 answers
+    assert kinds["training"]["response_tokens"] == ppo["response_tokens"]
+    played = [spent["stages"][f"iteration-01/{name}"] for name in ("trajectories", "contrasts")]
+    assert kinds["play"]["response_tokens"] == sum(stage["response_tokens"] for stage in played)
+    assert all(stage["response_tokens"] for stage in played)
     noted = read_json(here / "metrics.json")
     assert noted["training"]["steps"] == 8 and "holdout/accuracy" in noted["reward_model"]["last"]
     assert read_json(run.path("chosen.json"))["label"] == "rlcd-1"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 from episodes import play
 
-from icto_gym.errors import ConfigError
+from icto_gym.errors import ConfigError, DataError
 from trainers.pairing.prompt import (
     PromptContrast,
     PromptPairingConfig,
@@ -61,6 +62,17 @@ def test_agreement_counts_ties_apart():
     found = label_agreement([(1.0, 0.0), (0.2, 0.4), (0.5, 0.5), (0.6, 0.1)])
     assert found == {"pairs": 4, "agrees": 2, "disagrees": 1, "ties": 1, "agreement": 0.6667}
     assert label_agreement([])["agreement"] is None
+
+
+def test_a_contrast_is_read_back_with_its_tokens_and_one_of_before_they_were_kept_without():
+    item = replace(contrast("Action: a", "Action: b"), prompt_tokens=90, response_tokens=7)
+    record = json.loads(item.to_json())
+    assert PromptContrast.from_dict(record) == item
+    for name in ("prompt_tokens", "response_tokens"):
+        with pytest.raises(DataError, match=f"field {name} is 1.5, expected int"):
+            PromptContrast.from_dict({**record, name: 1.5})
+        del record[name]
+    assert PromptContrast.from_dict(record) == contrast("Action: a", "Action: b")
 
 
 def test_four_pairs_of_instructions_are_the_least():
