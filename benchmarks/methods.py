@@ -6,9 +6,10 @@
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
 
 Every method starts from the same clone and the same demonstrations, explores the same training tasks, and has the same
-number of settings to try; the best on dev by average reward (the clone itself included) is asked test and ood once. Two
-controls stand beside them: rejection sampling, and going on to clone with more demonstrations. Differences to the clone
-are paired bootstraps over tasks. Each method is a run folder: kill this at any point, and the same command goes on.
+number of settings to try; the best on dev by average reward (the clone itself included) is asked test and ood once.
+Controls stand beside them: rejection sampling, going on to clone with the same demonstrations (as many tokens as ICTO
+trains), and with twice as many demonstrations, which no other row has. Differences to the clone are paired bootstraps
+over tasks. Each method is a run folder: kill this at any point, and the same command goes on.
 Rows that are not finished are left out of the table and named.
 """
 
@@ -67,11 +68,11 @@ BUDGETS = {
     "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
     "small": Budget(
         160, 320, 240, 16, 4, 1, 1, 120, 120, 200, 60,
-        ("icto", "rft", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr", "best_of_n"),
+        ("icto", "rft", "cloning_again", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr", "best_of_n"),
     ),
     "full": Budget(
         160, 320, 240, 16, 4, 2, 2, 120, 160, 300, 270,
-        ("icto", "rft", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
+        ("icto", "rft", "cloning_again", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
     ),
 }  # fmt: skip
 
@@ -123,6 +124,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
         [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 3e-5}}],
     ),
     "rft": ("rft", {"rollout": _SAMPLED}, [{}, {"sft": {"learning_rate": 5e-4}}]),
+    "cloning_again": ("bc", {"sft": {"epochs": 2}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
     "more_cloning": ("bc", {"sft": {"epochs": 1}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
     "eto": (
         "eto", {"rollout": {"attempts": 1}, "dpo": _DPO},

@@ -11,6 +11,8 @@ from icto_gym.store import TrajectoryStore
 from trainers.evaluation.compare import paired_difference
 
 SPLITS = ("dev", "test", "ood")
+CLONING = ("cloning_again", "more_cloning")
+"""Controls whose own policy has the clone's name."""
 SHOWN = ("average_reward", "success_rate", "mean_actions")
 
 
@@ -27,7 +29,7 @@ def collect(folder: Path, methods: Sequence[str]) -> tuple[list[dict[str, Any]],
             missing.append(row)
             continue
         label = read_json(done)["label"]
-        played = folder / "sft" if label == "sft" and row != "more_cloning" else here
+        played = folder / "sft" if label == "sft" and row not in CLONING else here
         rows.append(_row(row, label, here, played, folder / "sft"))
     return rows, missing
 
@@ -97,7 +99,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any], split: str) -> str:
-    kept = row["policy"] == "sft" and row["method"] not in ("sft", "more_cloning")
+    kept = row["policy"] == "sft" and row["method"] not in ("sft", *CLONING)
     cells = [row["method"] + (" (the clone was best on dev)" if kept else "")]
     for name in SHOWN:
         value = row["splits"][split][name]
