@@ -45,6 +45,12 @@ def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
     assert set(benchmark.ROWS) == set(budget.methods)
 
 
+def test_the_setting_that_is_measured_is_the_preset_of_that_name(benchmark):
+    preset = preset_values("icto-anchored", fit_to("icto", find_method("icto").config_class))
+    row = merged(benchmark.ROWS["icto"][1], benchmark.ROWS["icto"][2][0])
+    assert {name: {key: row[name][key] for key in section} for name, section in preset.items()} == dict(preset)
+
+
 def test_most_explored_tasks_were_not_demonstrated(benchmark, tmp_path):
     rollout, budget = RolloutConfig(env_id="icto/WebShop-v0"), benchmark.BUDGETS["small"]
     explored = read_json(benchmark.explored_tasks(tmp_path / "explored.json", rollout, budget))
