@@ -106,7 +106,7 @@ def test_patience_that_nothing_can_exhaust_is_refused(trajectories, pairs, tiny,
 
 
 def test_a_run_that_watches_no_training_refuses_patience_before_any_work():
-    method = MethodConfig(sft=SFT)
+    method = MethodConfig(sft=replace(SFT, probe_metric="dev/success_rate"))
     check_watched(method)
     with pytest.raises(ConfigError, match=r"sft\.patience is 2, but probe\.tasks is 0"):
         check_watched(replace(method, probe=replace(method.probe, tasks=0)))
