@@ -10,7 +10,7 @@ import pytest
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.store import TrajectoryStore
 from trainers import stages
-from trainers.evaluation.evaluate import ProbeConfig, greedy, make_probe
+from trainers.evaluation.evaluate import PROBE_METRICS, ProbeConfig, greedy, make_probe
 from trainers.feedback import JudgeConfig, StepRewardConfig
 from trainers.pairing import PairingConfig
 from trainers.policies import make_policy
@@ -176,6 +176,7 @@ def test_a_probe_plays_dev_tasks_and_says_how_it_went_and_why_episodes_failed():
         "dev/success_rate": 1.0, "dev/average_reward": 1.0, "dev/invalid_action_share": 0.0,
     }  # fmt: skip
     found = probe(10, "random", None)
+    assert set(PROBE_METRICS) <= found.keys()
     failures = [share for name, share in found.items() if name.startswith("failures/")]
     assert failures and sum(failures) + found["dev/success_rate"] == pytest.approx(1.0)
     assert make_probe(ENVIRONMENT, ProbeConfig(tasks=0), playing) is None

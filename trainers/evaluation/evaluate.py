@@ -15,7 +15,7 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.tasks import Manifest, Task
 from icto_gym.trajectory import Trajectory
 from trainers.config import at_least, to_mapping
-from trainers.evaluation.failures import CAUSES, count_causes
+from trainers.evaluation.failures import count_causes
 from trainers.evaluation.metrics import HIGHER_IS_BETTER, Scoring
 from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
 from trainers.evaluation.result import Result, make_rows, numbers_of
@@ -228,11 +228,8 @@ def make_probe(
     return look
 
 
-PROBE_NUMBERS = (
-    "dev/success_rate", "dev/average_reward", "dev/invalid_action_share",
-    *(f"failures/{cause}" for cause in CAUSES if cause != "success"),
-)  # fmt: skip
-"""What a probe measures."""
+PROBE_METRICS = ("dev/success_rate", "dev/average_reward")
+"""What a probe always measures and more of is better, so that weights may be chosen by it."""
 
 
 def probe_numbers(trajectories: list[Trajectory]) -> dict[str, float]:

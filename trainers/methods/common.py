@@ -15,7 +15,7 @@ from icto_gym.tasks import shared_tasks
 from trainers import stages
 from trainers.config import config_difference
 from trainers.diagnostics import budget, iteration_facts
-from trainers.evaluation.evaluate import PROBE_NUMBERS, EvaluationConfig, ProbeConfig, chosen_manifest, greedy
+from trainers.evaluation.evaluate import PROBE_METRICS, EvaluationConfig, ProbeConfig, chosen_manifest, greedy
 from trainers.evaluation.metrics import HIGHER_IS_BETTER
 from trainers.models.config import ModelConfig
 from trainers.policies.base import derive_seed
@@ -82,15 +82,14 @@ def seeded(config: C) -> C:
     return replace(config, **changed)  # type: ignore[type-var]
 
 
-def same_base(config: M) -> M:
-    """The config of a method that explores with the clone and trains from the model as it was before cloning: with
-    ``start``, the model that clone was made of.
+def check_base(config: MethodConfig) -> None:
+    """Refuse a ``start`` made of another model in a method that trains from the model as it was before cloning.
 
     Raises:
-        ConfigError: it was made of another one.
+        ConfigError: naming both models.
     """
     if config.start is None or not getattr(config, "from_base", True):
-        return config
+        return
     from trainers.models.loading import read_checkpoint
 
     recorded = ModelConfig.from_dict(read_checkpoint(config.start)["model"])
@@ -102,11 +101,11 @@ def same_base(config: M) -> M:
     different = config_difference(replace(recorded, seed=config.model.seed), config.model)
     if different:
         logger.warning("the start was trained with other model settings: %s", "; ".join(different))
-    return config
 
 
 def check_watched(config: MethodConfig) -> None:
-    """Refuse a training that is to stop early in a run that watches none, or whose probes have no such number.
+    """Refuse a training that is to stop early in a run that watches none, or that chooses weights by what its probes
+    do not measure.
 
     Raises:
         ConfigError: naming the section.
@@ -114,7 +113,7 @@ def check_watched(config: MethodConfig) -> None:
     for item in dataclasses.fields(config):
         section = getattr(config, item.name)
         if isinstance(section, OptimizerConfig) and config.probe.tasks:
-            check_name(section.probe_metric, PROBE_NUMBERS, f"{item.name}.probe_metric")
+            check_name(section.probe_metric, PROBE_METRICS, f"{item.name}.probe_metric")
         if isinstance(section, OptimizerConfig) and section.patience and not config.probe.tasks:
             raise ConfigError(
                 f"{item.name}.patience is {section.patience}, but probe.tasks is 0, so training is not watched. Give "

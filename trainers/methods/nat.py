@@ -11,13 +11,13 @@ from trainers.markers import MarkerConfig
 from trainers.method_stages import mark
 from trainers.methods.common import (
     MethodConfig,
+    check_base,
     cloned,
     concluded,
     demonstrated,
     explored,
     measured,
     prepared,
-    same_base,
     watching,
 )
 from trainers.rollout import RolloutConfig
@@ -56,7 +56,8 @@ class NATConfig(MethodConfig):
 
 def run_nat(config: NATConfig, run: Run) -> Path | None:
     """π ← SFT(D); π ← SFT(D marked as good, failures of π marked by class)."""
-    config = same_base(prepared(config))
+    config = prepared(config)
+    check_base(config)
     demonstrations = demonstrated(config, run)
     clone: Start = cloned(config, run, demonstrations)
     episodes, here = explored(config, run, 1, clone), run.iteration(1)

@@ -9,13 +9,13 @@ from trainers import stages
 from trainers.config import at_least, check_score
 from trainers.methods.common import (
     MethodConfig,
+    check_base,
     cloned,
     concluded,
     demonstrated,
     explored,
     measured,
     prepared,
-    same_base,
     watching,
 )
 from trainers.rollout import RolloutConfig
@@ -43,7 +43,8 @@ class RFTConfig(MethodConfig):
 
 def run_rft(config: RFTConfig, run: Run) -> Path | None:
     """π ← SFT(D), S ← ∅; repeat: S ← S ∪ successes of π, π ← SFT(D ∪ S)."""
-    config = same_base(prepared(config))
+    config = prepared(config)
+    check_base(config)
     demonstrations = demonstrated(config, run)
     policy: Start = cloned(config, run, demonstrations)
     policies: dict[str, Start] = {"sft": policy}

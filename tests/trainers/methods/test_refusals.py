@@ -44,10 +44,11 @@ def test_a_value_that_cannot_work_is_refused(method, values, message):
     ("values", "message"),
     [
         ({"judge": {"judge": "rulez"}}, "Did you mean 'rules'"),
+        ({"dpo": {"probe_metric": "dev/invalid_action_share"}}, "Unknown dpo.probe_metric"),
         ({"dpo": {"probe_metric": "dev/sucess_rate"}}, "dpo.probe_metric.*Did you mean 'dev/success_rate'"),
     ],
 )
-def test_a_misspelt_name_is_found_before_any_work(tmp_path, values, message):
+def test_a_wrong_name_is_found_before_any_work(tmp_path, values, message):
     method = find_method("icto")
     small = {"model": {"name": "tiny-random"}, "rollout": {"env_id": "icto_gym.testing:Scripted-v0"}}
     config = from_mapping(method.config_class, {**small, **values}, "the test")

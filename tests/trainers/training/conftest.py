@@ -1,13 +1,15 @@
 """A few trajectories and pairs of a shop that does not exist."""
 
 import random
+import string
 
 import pytest
 
-from icto_gym.dialogue import trajectory_messages
+from icto_gym.dialogue import Message, trajectory_messages
 from icto_gym.trajectory import Step, Trajectory
 from trainers.models import LoRAConfig, ModelConfig
 from trainers.records import PreferencePair
+from trainers.training.config import RewardConfig
 
 
 def make_trajectory(number: int) -> Trajectory:
@@ -73,3 +75,31 @@ def pair_maker():
 @pytest.fixture()
 def tiny() -> ModelConfig:
     return ModelConfig(name="tiny-random", lora=LoRAConfig(r=4, alpha=8))
+
+
+@pytest.fixture(scope="module")
+def answer_pairs(pair_maker):
+    """Readable answers are preferred to ones of replacement marks, which a random model writes most of the time."""
+    found = []
+    for number in range(24):
+        draw = random.Random(number)
+        chosen = "".join(draw.choices(string.digits + string.ascii_letters + string.punctuation, k=draw.randint(2, 4)))
+        rejected = "�" * draw.randint(1, 4) + draw.choice(string.ascii_letters)
+        sides = {"chosen": (Message("assistant", chosen),), "rejected": (Message("assistant", rejected),)}
+        found.append(pair_maker(number % 6, granularity="step", step_weights=(1.0,), **sides))
+    return found
+
+
+@pytest.fixture(scope="module")
+def prompts(answer_pairs):
+    return [pair.prompt for pair in answer_pairs]
+
+
+@pytest.fixture(scope="module")
+def reward(answer_pairs, tmp_path_factory):
+    from trainers.training.preference_reward import train_preference_reward
+
+    config = RewardConfig(learning_rate=3e-3, epochs=10, batch_size=8, holdout=0.0)
+    return train_preference_reward(
+        answer_pairs, ModelConfig(name="tiny-random", lora=None), config, tmp_path_factory.mktemp("reward")
+    )

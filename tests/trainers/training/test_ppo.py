@@ -1,9 +1,7 @@
 """PPO with the tiny model: what is sampled and what it is worth, what is learned, and what a killed one leaves."""
 
 import json
-import random
 import shutil
-import string
 from dataclasses import replace
 
 import pytest
@@ -12,17 +10,11 @@ import torch
 from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.files import read_json
-from trainers.diagnostics import budget
 from trainers.markers import MarkerConfig, start_markers
-from trainers.method_stages import train_ppo as train_stage_of_ppo
 from trainers.models import LoRAConfig, ModelConfig
 from trainers.models.actor_critic import ActorCritic
 from trainers.models.loading import load_model, read_checkpoint
 from trainers.models.reward_model import RewardModel
-from trainers.policies.hf import HFPolicy
-from trainers.records import write_records
-from trainers.runs import Run
-from trainers.stages import facts_of
 from trainers.training.answers import Prompts, Rollout, Sampler, answer_length
 from trainers.training.checkpoint import TrainingError
 from trainers.training.config import PPOConfig, RewardConfig
@@ -36,30 +28,6 @@ CONFIG = PPOConfig(
     learning_rate=3e-3, iterations=2, rollout_size=6, batch_size=3, epochs=2, max_new_tokens=4, kl_coef=0.1,
     save_every=3,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def answer_pairs(pair_maker):
-    """Readable answers are preferred to ones of replacement marks, which a random model writes most of the time."""
-    found = []
-    for number in range(24):
-        draw = random.Random(number)
-        chosen = "".join(draw.choices(string.digits + string.ascii_letters + string.punctuation, k=draw.randint(2, 4)))
-        rejected = "�" * draw.randint(1, 4) + draw.choice(string.ascii_letters)
-        sides = {"chosen": (Message("assistant", chosen),), "rejected": (Message("assistant", rejected),)}
-        found.append(pair_maker(number % 6, granularity="step", step_weights=(1.0,), **sides))
-    return found
-
-
-@pytest.fixture(scope="module")
-def prompts(answer_pairs):
-    return [pair.prompt for pair in answer_pairs]
-
-
-@pytest.fixture(scope="module")
-def reward(answer_pairs, tmp_path_factory):
-    config = RewardConfig(learning_rate=3e-3, epochs=10, batch_size=8, holdout=0.0)
-    return train_preference_reward(answer_pairs, FULL, config, tmp_path_factory.mktemp("reward"))
 
 
 def make_sampler(prompts, reward, config=CONFIG, model=LORA, packed=True):
@@ -236,70 +204,6 @@ def test_a_stopped_training_goes_on_to_the_same_weights_and_numbers(prompts, rew
     assert left == [["answers.jsonl", "checkpoint", "training.json"]] * 2
     answers = [(tmp_path / name / "answers.jsonl").read_text() for name in ("whole", "killed")]
     assert answers[0] == answers[1] and len(answers[0].splitlines()) == 6
-
-
-def _count_written(monkeypatch):
-    """Every answer that a policy writes from now on, by what it read and wrote."""
-    seen: list[tuple[int, int]] = []
-    write = HFPolicy.write
-
-    def counting(self, turns):
-        found = write(self, turns)
-        seen.extend((len(item.prompt), len(item.tokens)) for item in found)
-        return found
-
-    monkeypatch.setattr(HFPolicy, "write", counting)
-    return seen
-
-
-def _kill_within(monkeypatch, stage, sampling=None, step=None):
-    """Stop the stage when it samples for the so manieth time, or once it has logged a step."""
-    sample, log, count = Sampler.roll_out, Run.log_metrics, 0
-
-    def roll_out(self, iteration):
-        nonlocal count
-        count += 1
-        if count == sampling:
-            raise KeyboardInterrupt
-        return sample(self, iteration)
-
-    def log_metrics(self, name, number, values):
-        log(self, name, number, values)
-        if number == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Sampler, "roll_out", roll_out)
-        patch.setattr(Run, "log_metrics", log_metrics)
-        stage()
-
-
-def test_tokens_of_sampling_count_once_however_often_a_training_was_stopped(
-    prompts, reward, answer_pairs, tmp_path, monkeypatch
-):
-    """Against what the policy wrote in a training that nobody stopped: two iterations, and the answers of the result.
-
-    Stopped before anything is saved, while answers are written, at the first step of an iteration (which comes again,
-    for the state before it is saved), and after the last record.
-    """
-
-    def stage(name):
-        with Run(tmp_path / name) as run:
-            write_records(run.path("pairs.jsonl"), answer_pairs)
-            out = run.path("ppo")
-            train_stage_of_ppo(run, out, run.path("pairs.jsonl"), reward, LORA, CONFIG)
-            return facts_of(run, out), budget(run)["sums"]
-
-    seen = _count_written(monkeypatch)
-    facts, sums = stage("quiet")
-    read, written = map(sum, zip(*seen, strict=True))
-    assert len(seen) == 3 * 6 and (facts["prompt_tokens"], facts["response_tokens"]) == (read, written)
-    assert sums.keys() == {"training"} and sums["training"]["prompt_tokens"] == read
-    assert sums["training"]["trained_tokens"] == facts["trained_tokens"] > 0
-    for plan in ({"step": 2}, {"sampling": 1}, {"step": 5}, {"step": 7}, {"sampling": 1}, {"step": 8}):
-        _kill_within(monkeypatch, lambda: stage("killed"), **plan)
-    assert stage("killed")[0] == facts
-    assert len(seen) > 2 * 3 * 6  # the process that ended it wrote others than it counts
 
 
 def test_answers_say_what_they_took_though_they_were_saved_without_it(prompts, reward, tmp_path):
