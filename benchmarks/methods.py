@@ -68,11 +68,13 @@ BUDGETS = {
     "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
     "small": Budget(
         160, 320, 240, 16, 4, 1, 1, 120, 120, 200, 60,
-        ("icto", "rft", "cloning_again", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr", "best_of_n"),
+        ("icto", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr",
+         "best_of_n"),
     ),
     "full": Budget(
         160, 320, 240, 16, 4, 2, 2, 120, 160, 300, 270,
-        ("icto", "rft", "cloning_again", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
+        ("icto", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd",
+         "best_of_n"),
     ),
 }  # fmt: skip
 
@@ -87,7 +89,8 @@ COMMON: dict[str, Any] = {
 _SAMPLED = {"temperature": 0.8, "greedy_first": True, "epsilon": 0.0, "branch_fraction": 0.0}
 # these learn from the expert's episode of the very task that they try, so they try those that were demonstrated
 AGAINST_EXPERTS = ("eto", "ipr")
-SAMPLING = ("icto", "icto_step", "rft", "nat")
+SAMPLING = ("icto", "icto_imitation", "icto_step", "rft", "nat")
+IMITATING = ("icto_imitation", "rft")
 # at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
 _OWN = {
     "success_threshold": None,
@@ -122,6 +125,11 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
         {"rollout": _SAMPLED, "judge": _VALID, "step_rewards": {"source": "learned"},
          "pairing": {**_OWN, "granularity": "step"}, "dpo": {**_ANCHORED, "objective": "step"}},
         [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 3e-5}}],
+    ),
+    "icto_imitation": (
+        "icto",
+        {"rollout": _SAMPLED, "judge": _VALID, "pairing": _OWN, "imitation": True, "dpo": _ANCHORED},
+        [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
     ),
     "rft": ("rft", {"rollout": _SAMPLED}, [{}, {"sft": {"learning_rate": 5e-4}}]),
     "cloning_again": ("bc", {"sft": {"epochs": 2}}, [{}, {"sft": {"learning_rate": 5e-4}}]),
@@ -236,7 +244,10 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
             )
         here = folder / f"trial-{number}"
         for first in played_before(folder, row):
-            share_play(first, here)
+            share_stages(first, here, ("evaluation.sft.dev", "iteration-01.trajectories"))
+        if row in IMITATING:
+            for other in IMITATING:
+                share_stages(folder.parent / other / "trial-0", here, ("iteration-01.successes", "iteration-01.sft"))
         _, config, policy = run_method(name, values, here)
         tried.append((_dev_reward(here), here, config, policy))
     _, here, config, policy = max(tried, key=lambda item: item[0])
@@ -253,14 +264,22 @@ def played_before(folder: Path, row: str) -> list[Path]:
     return [folder.parent / "sft", *(folder.parent / other / "trial-0" for other in dict.fromkeys((row, *alike)))]
 
 
-def share_play(first: Path, here: Path) -> None:
-    """What was played before and would be played again; stages check by digests that it is alike."""
-    for name in ("evaluation.sft.dev", "iteration-01.trajectories"):
+def share_stages(first: Path, here: Path, names: tuple[str, ...]) -> None:
+    """What was done before and would be done again; stages check by digests that it is alike."""
+    for name in names:
         record = first / "stages" / f"{name}.json"
         if record.exists() and not (here / "stages" / record.name).exists():
-            for file in (*read_json(record)["outputs"], f"stages/{record.name}"):
-                (here / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(first / file, here / file)
+            for output in (*read_json(record)["outputs"], f"stages/{record.name}"):
+                whole = Path(output).parent if Path(output).name == "checkpoint.json" else Path(output)
+                _copy(first / whole, here / whole)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
 
 
 def _iterations(name: str, budget: Budget) -> dict[str, Any]:

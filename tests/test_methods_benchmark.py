@@ -64,9 +64,23 @@ def test_the_settings_of_a_row_share_what_was_played(benchmark, tmp_path):
     first, other = tmp_path / "trial-0", tmp_path / "trial-1"
     write_json(first / "stages" / "iteration-01.trajectories.json", {"outputs": ["iteration-01/trajectories.jsonl"]})
     write_text(first / "iteration-01" / "trajectories.jsonl", "played")
-    benchmark.share_play(first, other)
+    write_json(first / "stages" / "iteration-01.sft.json", {"outputs": ["iteration-01/sft/checkpoint/checkpoint.json"]})
+    for name in ("checkpoint.json", "adapter.safetensors"):
+        write_text(first / "iteration-01" / "sft" / "checkpoint" / name, name)
+    names = ("evaluation.sft.dev", "iteration-01.trajectories")
+    benchmark.share_stages(first, other, names)
     assert (other / "iteration-01" / "trajectories.jsonl").read_text() == "played"
     assert (other / "stages" / "iteration-01.trajectories.json").exists() and not (other / "evaluation").exists()
+    assert not (other / "iteration-01" / "sft").exists()
+    benchmark.share_stages(first, other, ("iteration-01.sft",))
+    shared = other / "iteration-01" / "sft" / "checkpoint"
+    assert sorted(file.name for file in shared.iterdir()) == ["adapter.safetensors", "checkpoint.json"]
+
+
+def test_what_sets_icto_with_imitation_apart_from_rft_is_contrast_alone(benchmark):
+    imitating, rft = (benchmark.ROWS[row][1] for row in benchmark.IMITATING)
+    assert imitating["imitation"] and imitating["rollout"] == rft["rollout"]
+    assert "sft" not in imitating and "sft" not in rft and not any("sft" in trial for trial in (imitating, rft))
 
 
 def test_rows_that_sample_alike_play_once_and_others_for_themselves(benchmark, tmp_path):

@@ -30,7 +30,7 @@ def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> di
         record = run.stage_record(f"{here.name}/{stage}")
         if record:
             facts[key] = record["facts"]
-    for stage in ("dpo", "sft", "ppo", "reward"):
+    for stage in ("sft", "dpo", "ppo", "reward"):  # contrast comes after imitation
         found = training_facts(run, here / stage)
         if found:
             facts["training" if stage != "reward" else "reward_model"] = found

@@ -13,6 +13,7 @@ from trainers.feedback import JudgeConfig, MonteCarloConfig, StepRewardConfig, m
 from trainers.method_stages import continue_episodes
 from trainers.methods.common import (
     MethodConfig,
+    check_base,
     cloned,
     concluded,
     contrasted,
@@ -43,6 +44,9 @@ class ICTOConfig(MethodConfig):
     """Start from a clone of the expert; off: from the model as it is (ablation)."""
     contrast: bool = True
     """Learn from pairs; off: imitate the successes instead (ablation)."""
+    imitation: bool = False
+    """Before contrasting, train again from the model on the demonstrations and one's own distinct successes, as RFT
+    does, so that contrast begins where imitation ends; off: contrast from the policy that explored."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """What may be learned from."""
     step_rewards: StepRewardConfig = field(default_factory=StepRewardConfig)
@@ -60,6 +64,12 @@ class ICTOConfig(MethodConfig):
         at_least("iterations", self.iterations, 0)
         if not (self.cloning or self.iterations):
             raise ConfigError("cloning is off and iterations is 0, so there is nothing to train.")
+        if self.imitation and not (self.cloning and self.contrast):
+            raise ConfigError(
+                "imitation trains on demonstrations and successes before contrast, so it needs both cloning and "
+                f"contrast (they are {self.cloning} and {self.contrast}). Set imitation to false; without contrast, "
+                "successes are imitated anyway."
+            )
         if self.start is not None and not self.cloning:
             raise ConfigError(
                 f"start is {str(self.start)!r}, a clone, but cloning is off. Leave start out, or put the checkpoint's "
@@ -70,15 +80,18 @@ class ICTOConfig(MethodConfig):
 def run_icto(config: ICTOConfig, run: Run) -> Path | None:
     """Clone, then iterate; the reference of iteration k is the policy that explored in it."""
     config = prepared(config)
+    if config.imitation:
+        check_base(config)
     _check_levels(config)
     _check_plug_ins(config)
     demonstrations = demonstrated(config, run)
     policy: Start = config.model
     policies: dict[str, Start] = {}
+    rounds: list[Path] = []
     if config.cloning:
         policies["sft"] = policy = cloned(config, run, demonstrations)
     for number in range(1, config.iterations + 1):
-        policies[f"icto-{number}"] = policy = _iterate(config, run, number, policy, demonstrations)
+        policies[f"icto-{number}"] = policy = _iterate(config, run, number, policy, demonstrations, rounds)
     return concluded(config, run, policies)
 
 
@@ -102,10 +115,12 @@ def _check_plug_ins(config: ICTOConfig) -> None:
         make_step_rewarder(config.step_rewards)
 
 
-def _iterate(config: ICTOConfig, run: Run, number: int, policy: Start, demonstrations: Path) -> Start:
-    """Explore with the policy, judge, contrast, train; returns the next policy."""
+def _iterate(
+    config: ICTOConfig, run: Run, number: int, policy: Start, demonstrations: Path, rounds: list[Path]
+) -> Start:
+    """Explore with the policy, judge, contrast, train; returns the next policy, and adds its episodes to the rounds."""
     here = run.iteration(number)
-    episodes = explored(config, run, number, policy)
+    rounds.append(episodes := explored(config, run, number, policy))
     verdicts = stages.judge(run, here / "verdicts.jsonl", episodes, config.judge)
     if config.contrast:
         rewards = _score(config, run, number, [episodes, demonstrations], policy)
@@ -113,16 +128,33 @@ def _iterate(config: ICTOConfig, run: Run, number: int, policy: Start, demonstra
             run, here / "pairs.jsonl", episodes, config.pairing,
             verdicts=verdicts, step_rewards=rewards, demonstrations=demonstrations,
         )  # fmt: skip
+        if config.imitation:
+            policy = _imitated(config, run, number, rounds, demonstrations)
         policy = contrasted(config, run, pairs, policy, config.dpo)
     else:
-        asked = config.pairing.success_threshold
-        threshold = config.demonstrations.min_score if asked is None else asked
         kept = stages.keep_successes(
-            run, here / "successes.jsonl", episodes, verdicts, min_score=threshold, also=demonstrations
+            run, here / "successes.jsonl", episodes, verdicts, min_score=_success(config), also=demonstrations
         )
         policy = stages.train_sft(run, here / "sft", kept, policy, config.sft, watching(config))
     measured(config, run, number, f"icto-{number}", policy)
     return policy
+
+
+def _imitated(config: ICTOConfig, run: Run, number: int, rounds: list[Path], demonstrations: Path) -> Path:
+    """The model trained on D and the successes of all rounds: RFT's step, unjudged as there, so that contrast alone
+    tells the two methods apart."""
+    here = run.iteration(number)
+    kept = stages.keep_successes(
+        run, here / "successes.jsonl", rounds[-1], None, min_score=_success(config), also=demonstrations,
+        earlier=rounds[:-1],
+    )  # fmt: skip
+    return stages.train_sft(run, here / "sft", kept, config.model, config.sft, watching(config))
+
+
+def _success(config: ICTOConfig) -> float | None:
+    """The score from which on an episode is imitated."""
+    asked = config.pairing.success_threshold
+    return config.demonstrations.min_score if asked is None else asked
 
 
 def _score(config: ICTOConfig, run: Run, number: int, trajectories: list[Path], policy: Start) -> Path:

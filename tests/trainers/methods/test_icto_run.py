@@ -12,7 +12,9 @@ from icto_gym.store import TrajectoryStore
 from trainers.config import from_mapping, merged
 from trainers.methods.bc import BCConfig, run_bc
 from trainers.methods.icto import ICTOConfig, run_icto
+from trainers.methods.rft import RFTConfig, run_rft
 from trainers.records import StepRewards, read_records
+from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 
 SMALL = {
@@ -96,6 +98,34 @@ def test_without_contrast_successes_are_imitated(tmp_path):
     assert {item.policy for item in TrajectoryStore(here / "successes.jsonl")} >= {"expert"}
     assert read_json(here / "sft" / "training.json")["start"]["weights"] == weights(run.path("sft", "checkpoint"))
     assert read_json(here / "metrics.json")["imitated"]["others"] == 4
+
+
+def test_with_imitation_contrast_begins_where_rft_ends(tmp_path):
+    run, checkpoint = icto(tmp_path / "icto", imitation=True, iterations=2, seed=1)
+    for number in (1, 2):
+        here = run.iteration(number)
+        assert read_json(here / "sft" / "training.json")["start"]["model"]["name"] == "tiny-random"
+        assert read_json(here / "dpo" / "training.json")["start"]["weights"] == weights(here / "sft" / "checkpoint")
+        facts = read_json(here / "metrics.json")
+        assert facts["imitated"]["others"] == 4 and facts["pairs"]["pairs"]
+        assert "first" in facts["training"] and "pairs/chosen_logp_change" in facts["training"]["first"]
+    assert checkpoint == run.iteration(2) / "dpo" / "checkpoint"
+    # the same episodes are imitated, so the weights that contrast begins with are those of RFT
+    own = {key: value for key, value in SMALL.items() if key not in ("dpo", "reward")}
+    explored = {
+        "epsilon": RolloutConfig().epsilon,
+        "branch_fraction": RolloutConfig().branch_fraction,
+    }  # as ICTO explores
+    config = from_mapping(RFTConfig, merged(own, {"seed": 1, "rollout": explored}), "the test")
+    with Run(tmp_path / "rft") as other:
+        run_rft(config, other)
+    assert weights(other.iteration(1) / "sft" / "checkpoint") == weights(run.iteration(1) / "sft" / "checkpoint")
+
+
+@pytest.mark.parametrize("off", ["cloning", "contrast"])
+def test_imitation_needs_cloning_and_contrast(off):
+    with pytest.raises(ConfigError, match="needs both cloning and contrast"):
+        ICTOConfig(imitation=True, **{off: False})
 
 
 def test_without_cloning_the_base_model_explores(tmp_path):
