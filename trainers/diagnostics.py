@@ -12,7 +12,11 @@ from trainers.runs import Run
 STAGES = {
     "explored": "trajectories", "judged": "verdicts", "pairs": "pairs", "imitated": "successes", "marked": "marked",
 }  # fmt: skip
-COSTS = ("prompt_tokens", "response_tokens", "trained_tokens")
+TOKENS = ("prompt_tokens", "response_tokens")
+"""What stages record of a policy's reading and writing."""
+SAMPLED = ("sampled", "final")
+"""Where PPO's log holds them: at the first step of each iteration, and at the last step for answers of the result."""
+COSTS = (*TOKENS, "trained_tokens")
 """What stages record of their cost, in tokens: read and written by policies in play and in sampling (PPO samples within
 its training), and read in training."""
 

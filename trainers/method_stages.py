@@ -17,6 +17,7 @@ from icto_gym.errors import DataError
 from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
+from trainers.diagnostics import SAMPLED, TOKENS
 from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
 from trainers.evaluation.metrics import metrics_to_json, summarize
 from trainers.feedback import MonteCarloConfig, MonteCarloStepRewards, continuation_jobs, make_step_rewarder, score_all
@@ -38,13 +39,8 @@ from trainers.records import PreferencePair, StepRewards, append_record, read_re
 from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
 from trainers.sampling import Job
-from trainers.stages import Start, Watch, play_facts, read_all, train_stage, training_facts, watching
+from trainers.stages import Start, Watch, play_facts, read_all, stage_name, train_stage, training_facts, watching
 from trainers.training.config import PPOConfig, RewardConfig
-
-TOKENS = ("prompt_tokens", "response_tokens")
-"""What stages record of a policy's reading and writing."""
-SAMPLED = ("sampled", "final")
-"""Where PPO's log holds them: at the first step of each iteration, and at the last step for answers of the result."""
 
 
 # ---- playing on from given steps ----------------------------------------------------------------
@@ -62,7 +58,7 @@ def continue_episodes(
         "trajectories": trajectories, "policy": player.source, "config": config, "environment": environment,
         "seed": seed,
     }  # fmt: skip
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -80,7 +76,7 @@ def explore_along(
         "demonstrations": demonstrations, "policy": player.source, "environment": environment, "seed": seed,
         "starts": starts_per_task,
     }  # fmt: skip
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -115,7 +111,7 @@ def value_steps(run: Run, out: Path, trajectories: Sequence[Path], continuations
         return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
 
     run.stage(
-        _name(run, out), work, inputs={"trajectories": trajectories, "continuations": continuations}, outputs=[out]
+        stage_name(run, out), work, inputs={"trajectories": trajectories, "continuations": continuations}, outputs=[out]
     )
     return out
 
@@ -129,7 +125,7 @@ def predict_values(run: Run, out: Path, trajectories: Sequence[Path], model: Pat
         write_records(out, found)
         return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
 
-    run.stage(_name(run, out), work, inputs={"trajectories": trajectories, "model": model}, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs={"trajectories": trajectories, "model": model}, outputs=[out])
     return out
 
 
@@ -163,7 +159,7 @@ def sample_turns(run: Run, out: Path, trajectories: Path, player: Player, config
         return {"turns": len(asked), **tokens}
 
     inputs = {"trajectories": trajectories, "policy": player.source, "config": config}
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -194,7 +190,7 @@ def pair_turns(
         "trajectories": trajectories, "contrasts": contrasts, "policy": player.source, "config": config,
         "environment": environment,
     }  # fmt: skip
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out, ends])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out, ends])
     return out
 
 
@@ -228,7 +224,7 @@ def explore_prompted(
         return play_facts(play_all(policy, environment, manifest, out))
 
     inputs = {"policy": player.source, "config": config, "environment": environment, "side": side}
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -243,7 +239,7 @@ def pair_trajectories(run: Run, out: Path, positive: Path, negative: Path) -> Pa
         agreement = label_agreement((scores[pair.chosen_id], scores[pair.rejected_id]) for pair in result.pairs)
         return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement}
 
-    run.stage(_name(run, out), work, inputs={"positive": positive, "negative": negative}, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs={"positive": positive, "negative": negative}, outputs=[out])
     return out
 
 
@@ -254,7 +250,7 @@ def train_preference_reward(run: Run, out: Path, pairs: Path, start: Start, conf
     def work() -> dict[str, Any]:
         from trainers.training.preference_reward import train_preference_reward as train
 
-        train(read_records(pairs, PreferencePair), start, config, out, log=run.metric_logger(_name(run, out)))
+        train(read_records(pairs, PreferencePair), start, config, out, log=run.metric_logger(stage_name(run, out)))
         return training_facts(run, out)
 
     return train_stage(run, out, work, {"pairs": pairs, "start": start, "config": config})
@@ -281,7 +277,7 @@ def _sampled_tokens(run: Run, out: Path) -> dict[str, int]:
 
     The process cannot tell: what it resumed from was sampled by another one.
     """
-    lines = [line for line in run.metrics() if line.get("stage") == _name(run, out)]
+    lines = [line for line in run.metrics() if line.get("stage") == stage_name(run, out)]
     return {name: sum(int(line.get(f"{when}/{name}", 0)) for line in lines for when in SAMPLED) for name in TOKENS}
 
 
@@ -319,7 +315,7 @@ def mark(
         "demonstrations": demonstrations, "explored": explored, "markers": markers,
         "negatives_per_positive": negatives_per_positive, "positives": positives, "seed": seed,
     }  # fmt: skip
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -361,9 +357,5 @@ def best_of(run: Run, out: Path, player: Player, config: RolloutConfig, *, label
 
     names = ("attempts.jsonl", "trajectories.jsonl", "metrics.json")
     inputs = {"policy": player.source, "config": config, "label": label}
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out / name for name in names])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out / name for name in names])
     return out / "metrics.json"
-
-
-def _name(run: Run, out: Path) -> str:
-    return run.name_of(out.with_suffix("") if out.suffix == ".jsonl" else out)

@@ -72,7 +72,7 @@ def explore(run: Run, out: Path, player: Player, config: RolloutConfig, *others:
         return play_facts(play_in_order(player.load(), [config, *others], jobs, out))
 
     inputs = {"policy": player.source, "config": [config, *others]}
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -119,7 +119,7 @@ def demonstrate(run: Run, out: Path, config: DemonstrationConfig, environment: R
         write_records(out, kept)
         return {"episodes": len(everything), "kept": len(kept)}
 
-    run.stage(_name(run, out), work, inputs={"episodes": episodes, "min_score": config.min_score}, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs={"episodes": episodes, "min_score": config.min_score}, outputs=[out])
     return out
 
 
@@ -146,7 +146,7 @@ def evaluate(
     inputs = {"policy": player.source, "config": config, "label": label}
     inputs |= {name: value for name, value in asked.items() if value is not None}
     outputs = [out / "trajectories.jsonl", out / "metrics.json"]
-    run.stage(_name(run, out), work, inputs=inputs, outputs=outputs)
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=outputs)
     return out / "metrics.json"
 
 
@@ -159,7 +159,7 @@ def judge(run: Run, out: Path, trajectories: Path, config: JudgeConfig) -> Path:
         write_records(out, verdicts)
         return verdict_facts(verdicts)
 
-    run.stage(_name(run, out), work, inputs={"trajectories": trajectories, "config": config}, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs={"trajectories": trajectories, "config": config}, outputs=[out])
     return out
 
 
@@ -194,7 +194,7 @@ def score_steps(
         return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
 
     inputs = {"trajectories": trajectories, "config": config, "model": model, "continuations": continuations}
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -231,7 +231,7 @@ def pair(
         "trajectories": trajectories, "verdicts": verdicts, "step_rewards": step_rewards,
         "demonstrations": demonstrations, "config": config,
     }  # fmt: skip
-    run.stage(_name(run, out), work, inputs=inputs, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 
@@ -260,7 +260,7 @@ def keep_successes(
 
     inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
     rounds = {"earlier": earlier} if earlier else {}
-    run.stage(_name(run, out), work, inputs={**inputs, **rounds}, outputs=[out])
+    run.stage(stage_name(run, out), work, inputs={**inputs, **rounds}, outputs=[out])
     return out
 
 
@@ -335,7 +335,7 @@ def train_reward(
         episodes = [item for item in read_all(trajectories) if item.trajectory_id in wanted and item.steps]
         if not episodes:
             raise DataError(f"{', '.join(map(str, trajectories))}: no whole episode, so there is nothing to fit.")
-        log = run.metric_logger(_name(run, out))
+        log = run.metric_logger(stage_name(run, out))
         train(episodes, wanted, start, config, out, log=log, targets_name=targets.targets)
         return {"trajectories": len(episodes), **training_facts(run, out)}
 
@@ -352,7 +352,12 @@ def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs:
     """Do the work of a training, by all processes together; returns its checkpoint folder."""
     checkpoint = out / "checkpoint"
     run.stage(
-        _name(run, out), work, inputs=inputs, outputs=[checkpoint / "checkpoint.json"], partial=[out], together=True
+        stage_name(run, out),
+        work,
+        inputs=inputs,
+        outputs=[checkpoint / "checkpoint.json"],
+        partial=[out],
+        together=True,
     )
     return checkpoint
 
@@ -360,13 +365,13 @@ def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs:
 def watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None) -> dict[str, Any]:
     """The log and the probe that trainers take."""
     marker = markers.best if markers else None
-    return {"log": run.metric_logger(_name(run, out)), "probe": watch.make(marker) if watch else None}
+    return {"log": run.metric_logger(stage_name(run, out)), "probe": watch.make(marker) if watch else None}
 
 
 def training_facts(run: Run, out: Path) -> dict[str, Any]:
     """What went in (samples used, truncated, dropped, held out), tokens read, measures of the result, and why training
     stopped early if it did."""
-    lines = [line for line in run.metrics() if line.get("stage") == _name(run, out)]
+    lines = [line for line in run.metrics() if line.get("stage") == stage_name(run, out)]
     tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
     measured = ("holdout/", "held_out/", "final/")
     held = {key: value for line in lines[-1:] for key, value in line.items() if key.startswith(measured)}
@@ -378,7 +383,7 @@ def training_facts(run: Run, out: Path) -> dict[str, Any]:
 # ---- records ----------------------------------------------------------------------------------
 def facts_of(run: Run, out: Path) -> dict[str, Any]:
     """What the record of the stage that wrote ``out`` says it did."""
-    record = run.stage_record(_name(run, out))
+    record = run.stage_record(stage_name(run, out))
     return dict(record["facts"]) if record else {}
 
 
@@ -393,7 +398,7 @@ def note(out: Path, facts: Mapping[str, Any]) -> Path:
     return out
 
 
-def _name(run: Run, out: Path) -> str:
+def stage_name(run: Run, out: Path) -> str:
     """``iteration-01/pairs.jsonl`` -> ``iteration-01/pairs``."""
     name = run.name_of(out.with_suffix("") if out.suffix == ".jsonl" else out)
     return out.name if name == "." else name

@@ -86,3 +86,24 @@ def test_no_pairs_is_a_clear_failure(files, capsys):
     empty.write_text("")
     assert main(["train", "dpo", str(empty), *MODEL, "--out", str(files / "nothing")]) == 1
     assert "holds no pairs, so there is nothing to contrast" in capsys.readouterr().err
+
+
+def test_ppo_raises_the_rating_of_a_model_of_preferences(files, capsys):
+    turns, rater, policy = files / "turns.jsonl", files / "preference", files / "ppo"
+    pair = ["pair", str(files / "played.jsonl"), "--demonstrations", str(files / "expert.jsonl")]
+    assert main([*pair, "--granularity", "step", "--out", str(turns)]) == 0
+    start = ["--start", str(files / "sft" / "checkpoint")]
+    assert main(["train", "preference", str(turns), *start, "--epochs", "1", "--out", str(rater)]) == 0
+    capsys.readouterr()
+    small = ["--iterations", "1", "--rollout-size", "4", "--batch-size", "4", "--max-new-tokens", "6"]
+    words = [str(turns), "--reward", str(rater / "checkpoint"), *start, *small, "--out", str(policy)]
+    assert main(["train", "ppo", *words]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["checkpoint"] == str(policy / "checkpoint") and said["response_tokens"] > 0
+    lines = [json.loads(line) for line in (policy / "metrics.jsonl").read_text().splitlines()]
+    assert "rollout/reward" in lines[0] and "final/reward" in lines[-1]
+
+
+def test_a_kind_of_training_that_there_is_not_is_named(capsys):
+    assert main(["train", "pop", "x.jsonl"]) == 2
+    assert "ppo" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
@@ -22,6 +22,14 @@ Flat = tyro.conf.arg(name="")
 ConfigFile = Annotated[
     Path | None,
     tyro.conf.arg(help="YAML file with these settings, or a preset; several joined by +. Flags win over it."),
+]
+
+EngineName = Annotated[
+    Literal["local", "deepspeed"],
+    tyro.conf.arg(help="What trains: this process, or DeepSpeed over all processes that torchrun started."),
+]
+DeepSpeedName = Annotated[
+    str, tyro.conf.arg(help="zero1, zero2, zero3, zero2-offload, zero3-offload, or a DeepSpeed JSON file.")
 ]
 
 

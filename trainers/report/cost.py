@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from icto_gym.trajectory import Trajectory
+from trainers.diagnostics import SAMPLED, TOKENS
 from trainers.report.data import RunData
 from trainers.report.markup import table, text
 
@@ -29,8 +30,10 @@ def cost(run: RunData) -> str:
 def _tokens(run: RunData, stage: str) -> list[float | None]:
     """Episodes, tokens read and tokens written by a stage that plays; tokens read and trained by one that learns."""
     lines = run.training.get(stage)
-    if lines:
-        return [None, _sum(lines, "train/tokens"), _sum(lines, "train/scored_tokens")]
+    if lines:  # one that samples while it learns (PPO) plays as well
+        sampled = [_sum(lines, f"{when}/{name}") for name in TOKENS for when in SAMPLED]
+        read, learned = _sum(lines, "train/tokens"), _sum(lines, "train/scored_tokens")
+        return [None, _plus(read, *sampled[:2]), _plus(learned, *sampled[2:])]
     played = _played(run, stage)
     if not played:
         return [None, None, None]
@@ -46,6 +49,11 @@ def _played(run: RunData, stage: str) -> list[Trajectory]:
         if stage == f"{iteration.folder.name}/trajectories":
             return list(iteration.trajectories.values())
     return []
+
+
+def _plus(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _sum(records: Iterable[Any], key: str) -> float | None:

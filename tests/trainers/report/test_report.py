@@ -19,6 +19,7 @@ from trainers.records import write_records
 from trainers.report import Row, read_run, run_text, table_rows, table_text, write_report
 from trainers.report.charts import Point, Series, histogram, line_chart, stacked_bars, thinned
 from trainers.report.contrasts import choose_contrasts
+from trainers.report.cost import cost
 from trainers.report.data import display_name, label_order
 from trainers.report.markup import element, text
 
@@ -91,6 +92,25 @@ def test_the_page_holds_every_part_and_asks_for_nothing_from_outside(run_folder,
     assert all(value.startswith("#") for name, value in page.attributes if name == "href")
     assert "default-src 'none'" in source.replace("&#x27;", "'")
     assert len(page.ids) == len(set(page.ids))
+
+
+def test_a_training_that_samples_counts_what_it_read_and_wrote_to_sample(run_folder):
+    lines = [
+        {"step": 0, "train/tokens": 100, "train/scored_tokens": 10, "sampled/prompt_tokens": 1000,
+         "sampled/response_tokens": 200},
+        {"step": 1, "train/tokens": 50, "train/scored_tokens": 5, "final/prompt_tokens": 3000,
+         "final/response_tokens": 400},
+    ]  # fmt: skip
+    run = replace(
+        read_run(run_folder),
+        training={"iteration-01/ppo": lines, "iteration-01/dpo": lines[1:]},
+        stages=[{"stage": f"iteration-01/{name}", "seconds": 60.0, "cpu_seconds": 61.0} for name in ("ppo", "dpo")],
+    )
+    shown = cost(run)
+    assert ">4,150<" in shown and ">615<" in shown  # 100 + 50 + 1,000 + 3,000 read; 10 + 5 + 200 + 400
+    assert ">3,050<" in shown and ">405<" in shown
+    plain = replace(run, training={"iteration-01/dpo": [{"step": 0, "train/tokens": 7}]})
+    assert ">7<" in cost(plain) and "–" in cost(plain)
 
 
 def test_only_its_own_script_may_run(run_folder, tmp_path):

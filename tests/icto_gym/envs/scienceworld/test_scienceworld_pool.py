@@ -164,7 +164,13 @@ def test_an_environment_pickles_and_copies_in_the_middle_of_an_episode(alone: di
     assert len(pickle.dumps(env)) < 100_000
 
 
-def test_simulators_stay_warm_from_environment_to_environment() -> None:
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes wait longer for a next environment than a busy machine takes to make one."""
+    monkeypatch.setattr(pool_module, "LINGER_SECONDS", 60)
+
+
+def test_simulators_stay_warm_from_environment_to_environment(patient: None) -> None:
     first = gym.make(ENV_ID)
     first.reset(options={"task_id": TASKS[0]})
     simulator = first.unwrapped._session.simulator
@@ -175,7 +181,7 @@ def test_simulators_stay_warm_from_environment_to_environment() -> None:
     second.close()
 
 
-def test_an_environment_that_is_dropped_gives_its_simulator_back() -> None:
+def test_an_environment_that_is_dropped_gives_its_simulator_back(patient: None) -> None:
     env = gym.make(ENV_ID)
     env.reset(options={"task_id": TASKS[0]})
     simulator = env.unwrapped._session.simulator

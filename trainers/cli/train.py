@@ -1,0 +1,182 @@
+"""One training: ``icto train sft | dpo | reward | preference | ppo``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from icto_gym.errors import check_name
+from trainers import method_stages, stages
+from trainers.cli.files import existing, show
+from trainers.cli.parsing import ConfigFile, DeepSpeedName, EngineName, Flat, parse
+from trainers.distributed import EngineConfig, launched, rank
+from trainers.feedback import StepRewardConfig
+from trainers.models.config import ModelConfig
+from trainers.runs import Run
+from trainers.stages import Start
+from trainers.training.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
+
+TRAIN_HELP = """usage: icto train sft|dpo|reward|preference|ppo ...
+
+  sft         trajectories -> a policy that imitates them
+  dpo         pairs -> a policy that prefers their chosen sides
+  reward      trajectories -> a model that predicts what each step is worth
+  preference  pairs of single turns -> a model that rates a reply (Bradley-Terry)
+  ppo         pairs and such a model -> a policy whose own replies to the pairs' prompts it rates higher
+
+examples:
+  icto train sft --help
+"""
+EXAMPLES = {
+    "sft": """
+icto train sft runs/a/demonstrations.jsonl --out runs/a/sft
+icto train sft runs/a/demonstrations.jsonl --config smollm2-cpu --optimizer.learning-rate 5e-4 --out runs/a/sft
+""",
+    "dpo": """
+icto train dpo runs/a/pairs.jsonl --start runs/a/sft/checkpoint --beta 0.2 --out runs/a/dpo
+""",
+    "reward": """
+icto train reward runs/a/trajectories.jsonl --targets.gamma 0.95 --out runs/a/reward
+""",
+    "preference": """
+icto train preference runs/a/pairs.jsonl --start runs/a/sft/checkpoint --out runs/a/preference
+""",
+    "ppo": """
+icto train ppo runs/a/pairs.jsonl --reward runs/a/preference/checkpoint --start runs/a/sft/checkpoint --out runs/a/ppo
+""",
+}
+StartAt = Annotated[
+    Path | None, tyro.conf.arg(help="Checkpoint folder to start from; left out: the model that --model.* describe.")
+]
+
+
+@dataclass(frozen=True)
+class SFTCommand:
+    """Imitate trajectories: negative log-likelihood of what the agent wrote, and of nothing else."""
+
+    trajectories: Annotated[Path, tyro.conf.Positional]
+    """File of trajectories."""
+    out: Path
+    """Folder; the result is in its subfolder checkpoint."""
+    start: StartAt = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
+    settings: Annotated[SFTConfig, Flat] = field(default_factory=SFTConfig)
+
+
+@dataclass(frozen=True)
+class DPOCommand:
+    """Learn from preference pairs; the start is the frozen reference."""
+
+    pairs: Annotated[Path, tyro.conf.Positional]
+    """File of pairs."""
+    out: Path
+    """Folder; the result is in its subfolder checkpoint."""
+    start: StartAt = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
+    settings: Annotated[DPOConfig, Flat] = field(default_factory=DPOConfig)
+
+
+@dataclass(frozen=True)
+class RewardCommand:
+    """Fit a reward model to rewards of steps by mean squared error."""
+
+    trajectories: Annotated[Path, tyro.conf.Positional]
+    """File of trajectories."""
+    out: Path
+    """Folder; the result is in its subfolder checkpoint."""
+    targets: StepRewardConfig = field(default_factory=StepRewardConfig)
+    """What is fitted."""
+    start: StartAt = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
+    settings: Annotated[RewardConfig, Flat] = field(default_factory=RewardConfig)
+
+
+@dataclass(frozen=True)
+class PreferenceCommand:
+    """Fit a reward model to preferences between single turns (Bradley-Terry)."""
+
+    pairs: Annotated[Path, tyro.conf.Positional]
+    """File of pairs of single turns."""
+    out: Path
+    """Folder; the result is in its subfolder checkpoint."""
+    start: StartAt = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
+    settings: Annotated[RewardConfig, Flat] = field(default_factory=RewardConfig)
+
+
+@dataclass(frozen=True)
+class PPOCommand:
+    """Raise a reward model's rating of the policy's own replies; the start is the frozen reference."""
+
+    pairs: Annotated[Path, tyro.conf.Positional]
+    """File of pairs; only their prompts are read."""
+    reward: Path
+    """Checkpoint folder of a reward model that `icto train preference` fitted."""
+    out: Path
+    """Folder; the result is in its subfolder checkpoint."""
+    start: StartAt = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
+    settings: Annotated[PPOConfig, Flat] = field(default_factory=PPOConfig)
+
+
+def train(arguments: list[str]) -> None:
+    """``icto train sft|dpo|reward|preference|ppo``."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(TRAIN_HELP, end="")
+        raise SystemExit(0 if arguments else 2)
+    name, rest = arguments[0], arguments[1:]
+    command, work, section = VERBS[check_name(name, VERBS, "kind of training")]
+    told = parse(command, rest, prog=f"icto train {name}", examples=EXAMPLES[name], section=section)
+    with launched(EngineConfig(told.engine, told.deepspeed)), Run(told.out, redo=False) as run:
+        work(run, told, told.start or told.model)
+        if not rank():
+            show({"checkpoint": str(told.out / "checkpoint"), **stages.facts_of(run, told.out)})
+
+
+def _sft(run: Run, told: SFTCommand, start: Start) -> None:
+    stages.train_sft(run, told.out, existing(told.trajectories), start, told.settings)
+
+
+def _dpo(run: Run, told: DPOCommand, start: Start) -> None:
+    stages.train_dpo(run, told.out, existing(told.pairs), start, told.settings)
+
+
+def _reward(run: Run, told: RewardCommand, start: Start) -> None:
+    stages.train_reward(run, told.out, [existing(told.trajectories)], told.targets, start, told.settings)
+
+
+def _preference(run: Run, told: PreferenceCommand, start: Start) -> None:
+    method_stages.train_preference_reward(run, told.out, existing(told.pairs), start, told.settings)
+
+
+def _ppo(run: Run, told: PPOCommand, start: Start) -> None:
+    method_stages.train_ppo(run, told.out, existing(told.pairs), existing(told.reward), start, told.settings)
+
+
+# by name: what it is told, what it does, and the section of a config file that is its own
+VERBS: dict[str, tuple[type[Any], Callable[[Run, Any, Start], None], str]] = {
+    "sft": (SFTCommand, _sft, "sft"),
+    "dpo": (DPOCommand, _dpo, "dpo"),
+    "reward": (RewardCommand, _reward, "reward"),
+    "preference": (PreferenceCommand, _preference, "reward"),
+    "ppo": (PPOCommand, _ppo, "ppo"),
+}
