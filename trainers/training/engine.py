@@ -16,6 +16,7 @@ from torch import Tensor
 from icto_gym.errors import ConfigError
 from trainers import distributed
 from trainers.batches import collate, to_device
+from trainers.models.folded import fold_adapters
 from trainers.models.loading import causal_lm
 from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
@@ -160,6 +161,8 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
     model.train()
     if not dropout:
         _switch_dropout_off(model)
+    if distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
+        fold_adapters(model)
     return packed
 
 
