@@ -176,12 +176,23 @@ def run_method(name: str, values: dict[str, Any], folder: Path) -> tuple[Run, An
 
 
 def play_final(folder: Path, config: Any, policy: Path | None, label: str, budget: Budget) -> None:
-    """Ask test and ood once, with the policy that dev chose; where that is the shared clone, it was asked already."""
-    kept = config.start is not None and _weights(policy) == _weights(config.start)
+    """Ask test and ood once, with the policy that dev chose; weights that were asked before are not asked again."""
+    weights = _weights(policy)
+    kept = config.start is not None and weights == _weights(config.start)
+    before = {"label": "sft"} if kept else asked_before(folder, weights)
     with Run(folder) as run:
-        for split, count in () if kept else (("test", budget.test), ("ood", budget.ood)):
+        for split, count in () if before else (("test", budget.test), ("ood", budget.ood)):
             evaluate_splits(run, policy or config.model, label, config, [split], count)
-        write_json(folder / "finished.json", {"label": "sft" if kept else label})
+        write_json(folder / "finished.json", {**(before or {"label": label}), "weights": weights})
+
+
+def asked_before(folder: Path, weights: str) -> dict[str, str]:
+    """Which other row's policy has the same weights, and was asked: its label and its folder beside this row's."""
+    for done in sorted(folder.parent.parent.glob("*/trial-*/finished.json")):
+        found = read_json(done)
+        if weights and done.parent != folder and found.get("weights") == weights and "played" not in found:
+            return {"label": found["label"], "played": f"{done.parent.parent.name}/{done.parent.name}"}
+    return {}
 
 
 def _weights(checkpoint: Path | None) -> str:

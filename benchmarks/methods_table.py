@@ -28,9 +28,10 @@ def collect(folder: Path, methods: Sequence[str]) -> tuple[list[dict[str, Any]],
         if not done.exists():
             missing.append(row)
             continue
-        label = read_json(done)["label"]
-        played = folder / "sft" if label == "sft" and row not in CLONING else here
-        rows.append(_row(row, label, here, played, folder / "sft"))
+        found = read_json(done)
+        label, of_clone = found["label"], found["label"] == "sft" and row not in CLONING
+        played = folder / found.get("played", "sft") if of_clone or "played" in found else here
+        rows.append({**_row(row, label, here, played, folder / "sft"), "weights_of": found.get("played", "")})
     return rows, missing
 
 
@@ -100,7 +101,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _line(row: dict[str, Any], split: str) -> str:
     kept = row["policy"] == "sft" and row["method"] not in ("sft", *CLONING)
-    cells = [row["method"] + (" (the clone was best on dev)" if kept else "")]
+    twin = row["weights_of"].partition("/")[0]
+    why = " (the clone was best on dev)" if kept else f" (the weights of {twin} were best on dev)" if twin else ""
+    cells = [row["method"] + why]
     for name in SHOWN:
         value = row["splits"][split][name]
         cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")

@@ -104,10 +104,22 @@ def test_a_training_that_kept_its_start_is_the_clone_and_asks_nothing_again(benc
         write_json(checkpoint / "checkpoint.json", {"weights_digest": "d" * 64})
     config = SimpleNamespace(start=clone)  # has no environment: playing would fail
     benchmark.play_final(tmp_path / "row", config, policy, "icto-1", benchmark.BUDGETS["tiny"])
-    assert read_json(tmp_path / "row" / "finished.json") == {"label": "sft"}
+    assert read_json(tmp_path / "row" / "finished.json") == {"label": "sft", "weights": "d" * 64}
     write_json(policy / "checkpoint.json", {"weights_digest": "e" * 64})
     with pytest.raises(AttributeError):
         benchmark.play_final(tmp_path / "row", config, policy, "icto-1", benchmark.BUDGETS["tiny"])
+
+
+def test_weights_that_another_row_was_asked_with_are_not_asked_again(benchmark, tmp_path):
+    policy = tmp_path / "policy"
+    write_json(policy / "checkpoint.json", {"weights_digest": "e" * 64})
+    write_json(tmp_path / "clone" / "checkpoint.json", {"weights_digest": "d" * 64})
+    write_json(tmp_path / "rft" / "trial-0" / "finished.json", {"label": "rft-1", "weights": "e" * 64})
+    config = SimpleNamespace(start=tmp_path / "clone")  # has no environment: playing would fail
+    here = tmp_path / "icto_imitation" / "trial-0"
+    benchmark.play_final(here, config, policy, "icto-1", benchmark.BUDGETS["tiny"])
+    expected = {"label": "rft-1", "played": "rft/trial-0", "weights": "e" * 64}
+    assert read_json(here / "finished.json") == expected
 
 
 def test_rows_have_the_same_number_of_settings_to_try(benchmark):
@@ -138,6 +150,7 @@ def test_the_upper_bound_is_asked_the_tasks_of_every_other_row(benchmark, tmp_pa
     monkeypatch.setattr(benchmark, "evaluate_splits", lambda *args: asked["row"].append((args[4][0], args[5])))
     config, budget = find_method("best_of_n").config_class(), benchmark.BUDGETS["full"]
     benchmark.play_bound(tmp_path / "bound", config, tmp_path, budget)
+    write_json(tmp_path / "checkpoint.json", {"weights_digest": "e" * 64})
     benchmark.play_final(tmp_path / "row", config, tmp_path, "icto-1", budget)
     assert asked["bound"] == asked["row"] == [("test", budget.test), ("ood", budget.ood)]
     assert read_json(tmp_path / "bound" / "finished.json") == {"label": "best-of-10"}
