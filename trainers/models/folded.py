@@ -28,7 +28,7 @@ def fold_adapters(model: torch.nn.Module) -> int:
 
     layers = [layer for layer in model.modules() if type(layer) is Linear and _plain(layer)]
     for layer in layers:
-        layer.forward = MethodType(_forward, layer)
+        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
     return len(layers)
 
 
