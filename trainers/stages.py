@@ -351,14 +351,8 @@ def read_all(files: Sequence[Path]) -> list[Trajectory]:
 def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
     """Do the work of a training, by all processes together; returns its checkpoint folder."""
     checkpoint = out / "checkpoint"
-    run.stage(
-        stage_name(run, out),
-        work,
-        inputs=inputs,
-        outputs=[checkpoint / "checkpoint.json"],
-        partial=[out],
-        together=True,
-    )
+    name, outputs = stage_name(run, out), [checkpoint / "checkpoint.json"]
+    run.stage(name, work, inputs=inputs, outputs=outputs, partial=[out], together=True)
     return checkpoint
 
 

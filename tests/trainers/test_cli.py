@@ -279,3 +279,18 @@ def test_a_report_of_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "is no run folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_config_of_a_run_is_a_config_for_the_same_method_alone(tmp_path, capsys):
+    from trainers.cli.parsing import parse
+    from trainers.cli.run import _run_command
+    from trainers.methods import find_method
+
+    saved = tmp_path / "config.yaml"
+    saved.write_text("method: bc\nsft:\n  epochs: 7.0\n")
+    words = ["--config", str(saved), "--sft.batch-size", "3", "--run", str(tmp_path / "again")]
+    told = parse(_run_command(find_method("bc")), words, prog="icto run bc", method="bc")
+    assert (told.settings.sft.epochs, told.settings.sft.batch_size) == (7.0, 3)
+    assert main(["run", "eto", "--config", str(saved), "--run", str(tmp_path / "other")]) == 2
+    assert "is the config of another method than eto" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

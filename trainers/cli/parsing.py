@@ -34,18 +34,25 @@ DeepSpeedName = Annotated[
 
 
 def parse(
-    command: type[C], arguments: list[str], *, prog: str, examples: str = "", section: str = "", fit: Fit | None = None
+    command: type[C],
+    arguments: list[str],
+    *,
+    prog: str,
+    examples: str = "",
+    section: str = "",
+    fit: Fit | None = None,
+    method: str = "",
 ) -> C:
     """Read a verb's arguments into its dataclass.
 
     A field ``settings`` (a config dataclass) starts from the file given with ``--config``: either
     these settings alone, or the config of a whole method with these settings in ``section``.
-    Presets go through ``fit``.
+    Presets go through ``fit``. A run's own ``config.yaml`` names its method, which must be ``method``.
 
     Raises:
         SystemExit: 0 after ``--help``, which ends with the examples; 2 on wrong usage.
     """
-    default = _defaults(command, arguments, section, fit)
+    default = _defaults(command, arguments, section, fit, method)
     try:
         return parse_flags(command, arguments, default=default, prog=prog, description=command.__doc__)
     except SystemExit as stop:
@@ -54,12 +61,15 @@ def parse(
         raise
 
 
-def _defaults(command: type[C], arguments: list[str], section: str, fit: Fit | None = None) -> C | None:
+def _defaults(command: type[C], arguments: list[str], section: str, fit: Fit | None, method: str) -> C | None:
     settings_class = next((field.type for field in fields(command) if field.name == "settings"), None)  # type: ignore[arg-type]
     name = take_option(arguments, "--config")
     if name is None or settings_class is None:
         return None
-    settings = read_section(_plain(command), read_config(name, fit), name, section)
+    values = dict(read_config(name, fit))
+    if method and values.pop("method", method) != method:
+        raise ConfigError(f"{name} is the config of another method than {method}. Take a preset, or that method.")
+    settings = read_section(_plain(command), values, name, section)
     required = {
         field.name: tyro.MISSING
         for field in fields(command)  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ icto run eto --config smollm2-cpu --start runs/bc/sft/checkpoint --run runs/eto
 icto run bc --config smollm2-cpu --run runs/bc
 icto run icto --config smollm2-cpu --tracker tensorboard --run runs/watched
 torchrun --nproc_per_node 2 -m trainers.cli run icto --engine deepspeed --deepspeed zero2 --run runs/two
+icto run icto --config runs/demo/config.yaml --dpo.beta 0.2 --run runs/demo-again
 icto run my_package.my_module:run_mine --run runs/mine
 The same command continues a run that was interrupted, whatever interrupted it.
 """
@@ -43,7 +44,7 @@ def run(arguments: list[str]) -> None:
     method = find_method(arguments[0])
     command = parse(
         _run_command(method), arguments[1:], prog=f"icto run {arguments[0]}", examples=RUN_EXAMPLES,
-        fit=fit_to(method.name, method.config_class),
+        fit=fit_to(method.name, method.config_class), method=method.name,
     )  # fmt: skip
     with launched(EngineConfig(command.engine, command.deepspeed)), Run(command.run) as opened:
         settings = seeded(command.settings)

@@ -54,87 +54,65 @@ StartAt = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class SFTCommand:
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What every training is told."""
+
+    out: Path
+    """Folder; the result is in its subfolder checkpoint."""
+    start: StartAt = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    config: ConfigFile = None
+    engine: EngineName = "local"
+    deepspeed: DeepSpeedName = "zero2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTCommand(_Training):
     """Imitate trajectories: negative log-likelihood of what the agent wrote, and of nothing else."""
 
     trajectories: Annotated[Path, tyro.conf.Positional]
     """File of trajectories."""
-    out: Path
-    """Folder; the result is in its subfolder checkpoint."""
-    start: StartAt = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    config: ConfigFile = None
-    engine: EngineName = "local"
-    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[SFTConfig, Flat] = field(default_factory=SFTConfig)
 
 
-@dataclass(frozen=True)
-class DPOCommand:
+@dataclass(frozen=True, kw_only=True)
+class DPOCommand(_Training):
     """Learn from preference pairs; the start is the frozen reference."""
 
     pairs: Annotated[Path, tyro.conf.Positional]
     """File of pairs."""
-    out: Path
-    """Folder; the result is in its subfolder checkpoint."""
-    start: StartAt = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    config: ConfigFile = None
-    engine: EngineName = "local"
-    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[DPOConfig, Flat] = field(default_factory=DPOConfig)
 
 
-@dataclass(frozen=True)
-class RewardCommand:
+@dataclass(frozen=True, kw_only=True)
+class RewardCommand(_Training):
     """Fit a reward model to rewards of steps by mean squared error."""
 
     trajectories: Annotated[Path, tyro.conf.Positional]
     """File of trajectories."""
-    out: Path
-    """Folder; the result is in its subfolder checkpoint."""
     targets: StepRewardConfig = field(default_factory=StepRewardConfig)
     """What is fitted."""
-    start: StartAt = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    config: ConfigFile = None
-    engine: EngineName = "local"
-    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[RewardConfig, Flat] = field(default_factory=RewardConfig)
 
 
-@dataclass(frozen=True)
-class PreferenceCommand:
+@dataclass(frozen=True, kw_only=True)
+class PreferenceCommand(_Training):
     """Fit a reward model to preferences between single turns (Bradley-Terry)."""
 
     pairs: Annotated[Path, tyro.conf.Positional]
     """File of pairs of single turns."""
-    out: Path
-    """Folder; the result is in its subfolder checkpoint."""
-    start: StartAt = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    config: ConfigFile = None
-    engine: EngineName = "local"
-    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[RewardConfig, Flat] = field(default_factory=RewardConfig)
 
 
-@dataclass(frozen=True)
-class PPOCommand:
+@dataclass(frozen=True, kw_only=True)
+class PPOCommand(_Training):
     """Raise a reward model's rating of the policy's own replies; the start is the frozen reference."""
 
     pairs: Annotated[Path, tyro.conf.Positional]
     """File of pairs; only their prompts are read."""
     reward: Path
     """Checkpoint folder of a reward model that `icto train preference` fitted."""
-    out: Path
-    """Folder; the result is in its subfolder checkpoint."""
-    start: StartAt = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    config: ConfigFile = None
-    engine: EngineName = "local"
-    deepspeed: DeepSpeedName = "zero2"
     settings: Annotated[PPOConfig, Flat] = field(default_factory=PPOConfig)
 
 

@@ -41,9 +41,15 @@ def _plain(layer: Any) -> bool:
         and not any(parameter.requires_grad for parameter in base.parameters())
         and all(type(part) is torch.nn.Linear and part.bias is None for part in learned)
         and all(part.weight.dtype == torch.float32 for part in (base, *learned))
+        and not any(_watched(part) for part in (layer, base, *learned))
         and not layer.lora_variant
         and not layer.fan_in_fan_out
     )
+
+
+def _watched(part: torch.nn.Module) -> bool:
+    """Whether someone hangs on its being called (hooks, or a forward in the place of its own, as offloading has it)."""
+    return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
 
 
 def _forward(layer: Any, x: Tensor, *arguments: Any, **options: Any) -> Tensor:

@@ -154,3 +154,14 @@ def test_a_copy_computes_with_its_own_weights(calls):
         plain = expected(ROWS)
     torch.testing.assert_close(other(ROWS), plain)
     assert len(calls) == 2 and not torch.allclose(model(ROWS), plain)
+
+
+def test_a_layer_whose_parts_are_watched_goes_on_calling_them(calls):
+    model, seen = adapted(), []
+    model.base_model.model.first.base_layer.register_forward_hook(lambda *_: seen.append("first"))
+    other = model.base_model.model.second.lora_A["default"]
+    plain = other.forward
+    other.forward = lambda x: seen.append("second") or plain(x)
+    assert fold_adapters(model) == 0
+    model(ROWS)
+    assert seen == ["first", "second"] and not calls
