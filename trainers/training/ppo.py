@@ -49,9 +49,8 @@ def train_ppo(
 ) -> Path:
     """Raise R(x, y) of the policy's own answers; resumes where a killed call stopped.
 
-    The answers of the latest iterations are kept in ``out/rollout-000007``, so that a training that is killed within
-    an iteration goes on with them; those to the prompts that follow the last iteration, with their rewards, stay in
-    ``out/answers.jsonl``.
+    Answers of the latest iterations stay in ``out/rollout-000007``, for a training that is killed within one; those of
+    the result, with their rewards, in ``out/answers.jsonl``.
 
     Args:
         prompts: conversations that end with a user message; each answer is one reply.
