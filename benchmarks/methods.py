@@ -123,6 +123,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "icto_step": (
         "icto",
         {"rollout": _SAMPLED, "judge": _VALID, "step_rewards": {"source": "learned"},
+         "reward": {"epochs": 0.5},  # 500 episodes: two passes over all of them would cost more than all the rest
          "pairing": {**_OWN, "granularity": "step"}, "dpo": {**_ANCHORED, "objective": "step"}},
         [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 3e-5}}],
     ),
@@ -140,7 +141,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "ipr": ("ipr", {"starts_per_task": 3, "monte_carlo": {"samples": 3}, "dpo": {**_DPO, "batch_size": 8}},
             [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
-    "rlcd": ("rlcd", {"pairing": {"max_turns": 3}, "dpo": _DPO},
+    # no score is asked, so one history per task will do, and of it two turns
+    "rlcd": ("rlcd", {"rollout": {**_SAMPLED, "attempts": 1}, "pairing": {"max_turns": 2}, "dpo": _DPO},
              [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
     "nat": ("nat", {"rollout": _SAMPLED}, [{"negatives_per_positive": 1.0}, {"negatives_per_positive": 2.0}]),
     "best_of_n": ("best_of_n", {"samples": 10}, [{}]),

@@ -20,9 +20,17 @@ from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import SAMPLED, TOKENS
 from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
 from trainers.evaluation.metrics import metrics_to_json, summarize
-from trainers.feedback import MonteCarloConfig, MonteCarloStepRewards, continuation_jobs, make_step_rewarder, score_all
+from trainers.feedback import (
+    MonteCarloConfig,
+    MonteCarloStepRewards,
+    continuation_jobs,
+    jobs_behind,
+    make_step_rewarder,
+    score_all,
+)
 from trainers.feedback.outcome import is_malformed
 from trainers.markers import KEY, MarkerConfig, start_markers
+from trainers.pairing.along import AlongPairingConfig, compared_steps
 from trainers.pairing.prompt import (
     PromptContrast,
     PromptPairingConfig,
@@ -57,6 +65,26 @@ def continue_episodes(
     inputs = {
         "trajectories": trajectories, "policy": player.source, "config": config, "environment": environment,
         "seed": seed,
+    }  # fmt: skip
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
+    return out
+
+
+def continue_compared(
+    run: Run, out: Path, trajectories: Path, demonstrations: Path, pairing: AlongPairingConfig, player: Player,
+    config: MonteCarloConfig, environment: RolloutConfig, seed: int, known: Sequence[Path] = (),
+) -> Path:  # fmt: skip
+    """Play on from the steps that contrasts along the expert's path compare, but for beginnings in ``known`` files."""
+
+    def work() -> dict[str, Any]:
+        expert = TrajectoryStore(demonstrations)
+        steps = compared_steps(TrajectoryStore(trajectories), pairing, expert=expert)
+        jobs = jobs_behind(steps, config, seed, read_all(known))
+        return {"compared": len(steps), **play_facts(_played(player, environment, jobs, out))}
+
+    inputs = {
+        "trajectories": trajectories, "demonstrations": demonstrations, "pairing": pairing, "policy": player.source,
+        "config": config, "environment": environment, "seed": seed, "known": known,
     }  # fmt: skip
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out

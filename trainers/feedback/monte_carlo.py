@@ -27,8 +27,8 @@ class MonteCarloConfig:
     temperature: float = 1.0
     """Sampling temperature of the policy that continues."""
     steps: Literal["all", "decision"] = "all"
-    """Which steps are continued: `all`; or `decision`, the first that the policy took itself, the only one that
-    contrasts along the expert's path compare."""
+    """Which steps are continued: `all`; or `decision`, the first that the policy took itself. IPR reads that one alone,
+    beside the expert's step in its place, and plays on from those only that outcomes do not settle."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.temperature < 0:
@@ -43,11 +43,27 @@ def continuation_jobs(trajectories: Iterable[Trajectory], config: MonteCarloConf
 
     Equal beginnings, such as the expert's steps that several episodes share, are continued once.
     """
+    steps = ((item, step) for item in trajectories for step in _continued(item, config))
+    return jobs_behind(steps, config, seed)
+
+
+def jobs_behind(
+    steps: Iterable[tuple[Trajectory, int]], config: MonteCarloConfig, seed: int, known: Iterable[Trajectory] = ()
+) -> list[Job]:
+    """The episodes to play from behind steps that are named: N of each, for beginnings that ``known`` ones lack.
+
+    Args:
+        steps: episodes and the numbers of their steps, from 0; a last step is left out, its reward is the outcome.
+        config: how many, and how warm.
+        seed: of all draws; what is played from a beginning depends on its place among its task's.
+        known: continuations that there are already.
+    """
     beginnings: dict[str, dict[tuple[str, ...], None]] = defaultdict(dict)
-    for trajectory in trajectories:
-        responses = tuple(step.response for step in trajectory.steps)
-        for step in _continued(trajectory, config):
-            beginnings[trajectory.task_id].setdefault(responses[: step + 1])
+    played = {beginning(item) for item in known if item.error is None}
+    for trajectory, step in steps:
+        given = tuple(item.response for item in trajectory.steps[: step + 1])
+        if step < len(trajectory.steps) - 1 and (trajectory.task_id, given) not in played:
+            beginnings[trajectory.task_id].setdefault(given)
     return [
         Job(
             task_id, attempt := number * config.samples + sample, derive_seed(seed, "continue", task_id, attempt),
@@ -74,6 +90,12 @@ def prefix_steps(trajectory: Trajectory) -> int:
     return int((trajectory.extra or {}).get("prefix_steps") or 0)
 
 
+def beginning(continuation: Trajectory) -> Beginning:
+    """What an episode went on from."""
+    given = continuation.steps[: prefix_steps(continuation)]
+    return continuation.task_id, tuple(step.response for step in given)
+
+
 class MonteCarloStepRewards:
     """Values steps by their continuations: V_t = (1/N) * sum of the outcomes of the episodes that went on from step t.
 
@@ -92,8 +114,7 @@ class MonteCarloStepRewards:
         self._found: dict[Beginning, list[Trajectory]] = defaultdict(list)
         for item in continuations:
             if item.error is None:
-                given = tuple(step.response for step in item.steps[: prefix_steps(item)])
-                self._found[item.task_id, given].append(item)
+                self._found[beginning(item)].append(item)
 
     def score_steps(self, trajectory: Trajectory) -> StepRewards:
         """One value or increment per step."""

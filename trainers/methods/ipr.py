@@ -10,7 +10,7 @@ from icto_gym.errors import check_name
 from trainers import stages
 from trainers.config import at_least
 from trainers.feedback import MonteCarloConfig, StepRewardConfig
-from trainers.method_stages import continue_episodes, explore_along, predict_values, value_steps
+from trainers.method_stages import continue_compared, continue_episodes, explore_along, predict_values, value_steps
 from trainers.methods.common import (
     MethodConfig,
     cloned,
@@ -47,7 +47,8 @@ class IPRConfig(MethodConfig):
     )
     """The environment, and the temperature at which the agent acts along the expert's path."""
     monte_carlo: MonteCarloConfig = field(default_factory=lambda: MonteCarloConfig(steps="decision"))
-    """How steps are played on; the expert's steps are always all continued, once."""
+    """How steps are played on: `decision` from those alone, the agent's and the expert's, that a pair compares and no
+    earlier iteration continued; `all` from every step of both, the expert's once, as published, for the same pairs."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """The reward model, where values are predicted."""
     pairing: AlongPairingConfig = field(default_factory=AlongPairingConfig)
@@ -110,14 +111,28 @@ def _values(
         targets = StepRewardConfig(source="learned")
         model = stages.train_reward(run, here / "reward", files, targets, scorer, config.reward)
         return predict_values(run, here / "step_rewards.jsonl", files, model)
-    player = stages.model_player(scorer, "scorer", config.acting)
-    expert_steps = MonteCarloConfig(config.monte_carlo.samples, config.monte_carlo.temperature, "all")
+    continuations = _continuations(config, run, number, episodes, demonstrations, scorer)
+    return value_steps(run, here / "step_rewards.jsonl", files, continuations)
+
+
+def _continuations(
+    config: IPRConfig, run: Run, number: int, episodes: Path, demonstrations: Path, scorer: Path
+) -> list[Path]:
+    """What the scorer played on: from the steps that pairs compare, or from all."""
+    here, player = run.iteration(number), stages.model_player(scorer, "scorer", config.acting)
+    seed = iteration_seed(config, number)
+    if config.monte_carlo.steps == "decision":
+        before = [run.iteration(earlier) / "continuations.jsonl" for earlier in range(1, number)]
+        now = continue_compared(
+            run, here / "continuations.jsonl", episodes, demonstrations, config.pairing, player, config.monte_carlo,
+            config.rollout, seed, before,
+        )  # fmt: skip
+        return [*before, now]
     known = continue_episodes(
-        run, run.path("expert_continuations.jsonl"), demonstrations, player, expert_steps, config.rollout,
+        run, run.path("expert_continuations.jsonl"), demonstrations, player, config.monte_carlo, config.rollout,
         config.rollout.seed,
     )  # fmt: skip
     found = continue_episodes(
-        run, here / "continuations.jsonl", episodes, player, config.monte_carlo, config.rollout,
-        iteration_seed(config, number),
+        run, here / "continuations.jsonl", episodes, player, config.monte_carlo, config.rollout, seed,
     )  # fmt: skip
-    return value_steps(run, here / "step_rewards.jsonl", files, [known, found])
+    return [known, found]

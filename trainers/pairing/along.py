@@ -11,6 +11,7 @@ from typing import Any
 from icto_gym.dialogue import trajectory_messages
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Trajectory
+from trainers.feedback.monte_carlo import prefix_steps
 from trainers.pairing.balance import describe_balance
 from trainers.pairing.build import PairingResult
 from trainers.pairing.whole import OPENING, responses, usable, whole_pair
@@ -85,6 +86,36 @@ def along_expert(
     return PairingResult(tuple(pairs), dict(sorted(counts.items())), balance)
 
 
+def compared_steps(
+    trajectories: Iterable[Trajectory], config: AlongPairingConfig, *, expert: Iterable[Trajectory]
+) -> list[tuple[Trajectory, int]]:
+    """The steps whose rewards `along_expert` will ask for: of each contrast that outcomes leave open, both sides'.
+
+    Args:
+        trajectories: episodes that began with the expert's first steps.
+        config: of the pairing.
+        expert: the demonstrations whose paths were followed.
+
+    Returns:
+        Episodes, of both kinds, and the number of one of their steps, from 0.
+    """
+    maker = _Maker(config, None, expert)
+    found: list[tuple[Trajectory, int]] = []
+    for attempt in trajectories:
+        start = prefix_steps(attempt)
+        if maker.unfit(attempt, start) or not maker.by_step(start) or not any(maker.winners(attempt, start)):
+            continue
+        other = maker.experts[attempt.task_id]
+        if not same_step(attempt, other, start):
+            found += [(attempt, start), (other, start)]
+    return found
+
+
+def same_step(one: Trajectory, other: Trajectory, step: int) -> bool:
+    """Whether two episodes that are alike so far go on alike, so that this step is worth the same in both."""
+    return one.steps[step].response == other.steps[step].response
+
+
 class _Maker:
     def __init__(
         self, config: AlongPairingConfig, step_rewards: Iterable[StepRewards] | None, expert: Iterable[Trajectory]
@@ -97,30 +128,44 @@ class _Maker:
 
     def contrast(self, attempt: Trajectory) -> tuple[str, PreferencePair | None]:
         """What became of an attempt, and the pair if it made one."""
-        start = int((attempt.extra or {}).get("prefix_steps") or 0)
+        start = prefix_steps(attempt)
+        reason = self.unfit(attempt, start)
+        return (reason, None) if reason else self._decide(attempt, self.experts[attempt.task_id], start)
+
+    def unfit(self, attempt: Trajectory, start: int) -> str:
+        """Why an attempt is set against nothing, or ``""``."""
         expert = self.experts.get(attempt.task_id)
         if attempt.error is not None:
-            return "broken", None
+            return "broken"
         if expert is None or [s.response for s in attempt.steps[:start]] != [s.response for s in expert.steps[:start]]:
-            return "without a demonstration", None
+            return "without a demonstration"
         if len(attempt.steps) <= start or len(expert.steps) <= start:
-            return "ended on the expert's path", None
-        if not (self.config.step_pairs if self._is_step(start) else self.config.trajectory_pairs):
-            return "not asked for", None
-        return self._decide(attempt, expert, start)
+            return "ended on the expert's path"
+        asked = self.config.step_pairs if self._is_step(start) else self.config.trajectory_pairs
+        return "" if asked else "not asked for"
 
     def _is_step(self, start: int) -> bool:
         return start > 0 or self.config.first_step
 
+    def by_step(self, start: int) -> bool:
+        """Whether step rewards have a say."""
+        return self._is_step(start) and self.config.step_margin is not None
+
+    def winners(self, attempt: Trajectory, start: int) -> tuple[bool, bool]:
+        """Whether the agent, and whether the expert, may win as far as outcomes go."""
+        expert, margin = self.experts[attempt.task_id], self.config.outcome_margin
+        lead = attempt.score - expert.score
+        shorter = self.by_step(start) and self.config.shorter_wins and len(attempt.steps) < len(expert.steps)
+        return lead > margin or shorter, -lead > margin
+
     def _decide(self, attempt: Trajectory, expert: Trajectory, start: int) -> tuple[str, PreferencePair | None]:
         lead = attempt.score - expert.score
-        by_step = self._is_step(start) and self.config.step_margin is not None
-        shorter = by_step and self.config.shorter_wins and len(attempt.steps) < len(expert.steps)
-        agent_wins, expert_wins = lead > self.config.outcome_margin or shorter, -lead > self.config.outcome_margin
+        agent_wins, expert_wins = self.winners(attempt, start)
         if not (agent_wins or expert_wins):
             return "ties", None
-        if by_step:
-            lead = self._value(attempt, start) - self._value(expert, start)
+        if self.by_step(start):
+            alike = same_step(attempt, expert, start)
+            lead = 0.0 if alike else self._value(attempt, start) - self._value(expert, start)
             margin = self.config.step_margin or 0.0
             agent_wins, expert_wins = agent_wins and lead > margin, expert_wins and -lead > margin
             if not (agent_wins or expert_wins):

@@ -9,7 +9,12 @@ import pytest
 from icto_gym.errors import DataError
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Step, Trajectory
-from trainers.feedback.monte_carlo import MonteCarloConfig, MonteCarloStepRewards, continuation_jobs
+from trainers.feedback.monte_carlo import (
+    MonteCarloConfig,
+    MonteCarloStepRewards,
+    continuation_jobs,
+    jobs_behind,
+)
 from trainers.policies import make_policy
 from trainers.rollout import RolloutConfig, rollout
 
@@ -60,6 +65,17 @@ def test_only_the_first_step_of_its_own_is_continued_where_that_is_asked_for():
     assert (
         continuation_jobs([episode(["search", "buy"], 1.0, prefix=1)], MonteCarloConfig(1, steps="decision"), 0) == []
     )
+
+
+def test_named_steps_are_continued_but_for_what_is_known_and_the_last():
+    steps = [(BOUGHT, 0), (BOUGHT, 1), (BOUGHT, 1), (BOUGHT, 2)]
+    jobs = jobs_behind(steps, MonteCarloConfig(2), 0)
+    assert [job.prefix for job in jobs] == [("Action: search",)] * 2 + [("Action: search", "Action: open")] * 2
+    assert [job.prefix for job in jobs_behind(steps, MonteCarloConfig(2), 0, SAMPLES[:2])] == [
+        ("Action: search", "Action: open")
+    ] * 2
+    broken = [replace(SAMPLES[0], error="the game is gone")]
+    assert jobs_behind(steps, MonteCarloConfig(2), 0, broken) == jobs
 
 
 def test_a_game_that_answers_otherwise_is_an_error():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from icto_gym.errors import ConfigError, DataError
 from icto_gym.files import read_json
 from icto_gym.store import TrajectoryStore
 from trainers.config import from_mapping, merged
+from trainers.feedback.monte_carlo import beginning
 from trainers.methods import METHODS, find_method
 from trainers.methods.eto import ETOConfig, dpo_of
 from trainers.presets import fit_to, preset_names, preset_values
@@ -116,8 +118,12 @@ def test_ipr_keeps_the_clone_as_reference_and_values_steps_by_playing_on(clone, 
         assert reference["weights"] == weights(clone["start"])
     starts = [(item.extra or {})["prefix_steps"] for item in TrajectoryStore(run.iteration(1) / "trajectories.jsonl")]
     assert sorted(starts) == [0, 0, 0, 1, 1, 1]
-    known = list(TrajectoryStore(run.path("expert_continuations.jsonl")))
-    assert len(known) == 3 * 1 * 2 and all(item.extra["prefix_steps"] == 1 for item in known)
+    first, second = (list(TrajectoryStore(run.iteration(number) / "continuations.jsonl")) for number in (1, 2))
+    compared = facts(run, "iteration-01.continuations")["compared"]
+    assert not run.path("expert_continuations.jsonl").exists() and compared and len(first) <= 2 * compared
+    begun = [Counter(beginning(item) for item in played) for played in (first, second)]
+    assert {count for counted in begun for count in counted.values()} <= {2}  # as many samples of each
+    assert not set(begun[0]) & set(begun[1])  # an iteration plays on from nothing that an earlier one did
     counts = facts(run, "iteration-01.pairs")["counts"]
     assert sum(count for name, count in counts.items() if name != "pairs") == 6
     assert {pair.granularity for pair in read_records(run.iteration(1) / "pairs.jsonl", PreferencePair)} >= {
@@ -125,6 +131,18 @@ def test_ipr_keeps_the_clone_as_reference_and_values_steps_by_playing_on(clone, 
     }
     anchor = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()][-1]["train/chosen_nll"]
     assert anchor > 50  # a sum over tokens, not a mean
+
+
+def test_ipr_makes_the_same_contrasts_where_all_steps_are_continued(clone, tmp_path):
+    """As published, every step is valued; what pairs read is but a part of it."""
+    settings = {**clone, "dpo": DPO, "iterations": 1}
+    few, _ = run_method("ipr", tmp_path / "few", **settings, monte_carlo={"samples": 1, "temperature": 0.0})
+    every, _ = run_method(
+        "ipr", tmp_path / "all", **settings, monte_carlo={"samples": 1, "temperature": 0.0, "steps": "all"}
+    )
+    known = list(TrajectoryStore(every.path("expert_continuations.jsonl")))
+    assert len(known) == 3 and all(item.extra["prefix_steps"] == 1 for item in known)
+    assert facts(few, "iteration-01.pairs")["counts"] == facts(every, "iteration-01.pairs")["counts"]
 
 
 def test_ipr_takes_a_reward_model_in_the_place_of_sampling(clone, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from episodes import play
 
 from icto_gym.errors import ConfigError
-from trainers.pairing.along import AlongPairingConfig, along_expert
+from trainers.pairing.along import AlongPairingConfig, along_expert, compared_steps
 from trainers.records import StepRewards
 
 EXPERT = play(["search", "open a", "buy"], [0, 0, 1.0], who="expert")
@@ -47,6 +47,36 @@ def test_a_step_pair_needs_outcome_and_step_reward_in_the_same_direction():
     assert made(WORSE, disagree) == ([], "step rewards disagree")
     close = valued((EXPERT, [0.5, 0.6, 1.0]), (WORSE, [0.5, 0.595, 0.4, 0.4]))
     assert made(WORSE, close) == ([], "step rewards disagree")
+
+
+def test_a_step_that_both_took_is_worth_the_same_in_both():
+    tried = attempt(["search", "open a", "back", "leave"], 0.4, 1)
+    values = valued((EXPERT, [0.5, 1.0, 1.0]), (tried, [0.5, 0.4, 0.4, 0.4]))  # of a step that nobody continued
+    assert made(tried, values) == ([], "step rewards disagree")
+
+
+def test_rewards_are_needed_of_those_steps_alone_that_pairing_asks_for():
+    tried = {
+        "a step of their own": WORSE,
+        "the expert's step": attempt(["search", "open a", "back", "leave"], 0.4, 1),
+        "from the start": attempt(["open b", "buy"], 0.4, 0),
+        "a tie": attempt(["search", "open b", "buy"], 1.0, 1),
+        "broken": replace(attempt(["search", "open c", "buy"], 0.0, 1), error="gone"),
+        "another task": replace(attempt(["search", "open c", "buy"], 0.0, 1), task_id="t/other"),
+    }
+
+    def compared(*episodes, **settings):
+        found = compared_steps(episodes, AlongPairingConfig(**settings), expert=[EXPERT])
+        return [([step.action for step in item.steps], number) for item, number in found]
+
+    of_the_expert = [step.action for step in EXPERT.steps]
+    assert compared(*tried.values()) == [(["search", "open b", "back", "buy"], 1), (of_the_expert, 1)]
+    assert compared(*tried.values(), step_margin=None) == [] == compared(*tried.values(), step_pairs=False)
+    early = compared(tried["from the start"], trajectory_pairs=False, first_step=True)
+    assert early == [(["open b", "buy"], 0), (of_the_expert, 0)]
+    assert made(tried["a tie"], shorter_wins=True) == ([], "ties")
+    shorter = attempt(["search", "buy"], 1.0, 1)
+    assert compared(shorter, shorter_wins=True) == [(["search", "buy"], 1), (of_the_expert, 1)]
 
 
 def test_the_first_step_may_make_a_step_pair_in_the_place_of_a_trajectory_pair():
