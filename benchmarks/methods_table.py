@@ -8,6 +8,7 @@ from typing import Any
 
 from icto_gym.files import read_json, write_json, write_text
 from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Trajectory
 from trainers.evaluation.compare import paired_difference
 
 SPLITS = ("dev", "test", "ood")
@@ -39,8 +40,9 @@ def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[st
     tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
     found: dict[str, Any] = {
         "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
-        "versus_sft": {}, "cost": _cost(here),
+        "versus_sft": {}, "cost": _cost(here), "played_in": (played / "evaluation" / label).relative_to(clone.parent),
     }  # fmt: skip
+    found["played_in"] = found["played_in"].as_posix()
     for split in SPLITS:
         path = played / "evaluation" / label / split
         if not (path / "metrics.json").exists():
@@ -54,15 +56,47 @@ def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[st
 
 
 def _versus(path: Path, other: Path, row: str) -> dict[str, Any]:
-    sides = [list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other)]
-    found = {}
-    for metric in ("average_reward", "success_rate"):
+    return differences(*(list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other)), row)
+
+
+def differences(episodes: Sequence[Trajectory], of_clone: Sequence[Trajectory], row: str) -> dict[str, Any]:
+    """A row's metrics minus the clone's, paired by task; several episodes of a task are averaged first."""
+    sides, found = (episodes, of_clone), {}
+    for metric in SHOWN[:2]:
         result = paired_difference(*sides, metric, names=(row, "sft"), force=row == "best_of_n")
         found[metric] = {
             "difference": round(result.difference, 4), "low": round(result.low, 4), "high": round(result.high, 4),
             "n": result.n, "better": result.better,
         }  # fmt: skip
     return found
+
+
+def over_seeds(folders: Sequence[Path], rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """Rows that are finished with several seeds, by split: means over the seeds, and differences to their clones.
+
+    A task's values are averaged over the seeds, and the bootstrap is over tasks: how sure the mean of these seeds is on
+    other tasks, not how far another seed may be; for that the seeds' own means stand beside it.
+    """
+    known = [{row["method"]: row for row in found} for found in rows]
+    found: dict[str, Any] = {split: {} for split in SPLITS}
+    for name in known[0]:
+        having = [(folder, seed) for folder, seed in zip(folders, known, strict=True) if name in seed]
+        for split in SPLITS:
+            here = [(folder, seed) for folder, seed in having if split in seed[name]["splits"]]
+            if len(here) > 1:
+                found[split][name] = _pooled(here, name, split)
+    return found
+
+
+def _pooled(seeds: Sequence[tuple[Path, dict[str, Any]]], name: str, split: str) -> dict[str, Any]:
+    def episodes(of: str) -> list[Trajectory]:
+        files = [folder / rows[of]["played_in"] / split / "trajectories.jsonl" for folder, rows in seeds]
+        return [episode for file in files for episode in TrajectoryStore(file)]
+
+    each = [rows[name]["splits"][split] for _, rows in seeds]
+    means = {metric: [seed[metric]["value"] for seed in each] for metric in SHOWN}
+    versus = {} if name == "sft" else differences(episodes(name), episodes("sft"), name)
+    return {"seeds": len(seeds), "means": means, "versus_sft": versus}
 
 
 def _cost(here: Path) -> dict[str, float]:
@@ -96,7 +130,25 @@ def markdown(result: dict[str, Any]) -> str:
             lines.append(f"| {row['method']} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
         if found["missing"]:
             lines += ["", f"Not finished, so not in the tables: {', '.join(found['missing'])}."]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_lines_over_seeds(result.get("over_seeds", {}))]) + "\n"
+
+
+def _lines_over_seeds(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for split, rows in found.items():
+        head = ("", "seeds", "reward of each", "success of each", "reward − clone", "success − clone")
+        lines += (
+            ["", f"## {split}, over seeds", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"] if rows else []
+        )
+        for name, row in rows.items():
+            each = [", ".join(f"{value:.3f}" for value in row["means"][metric]) for metric in SHOWN[:2]]
+            versus = [_difference(row["versus_sft"].get(metric)) for metric in SHOWN[:2]]
+            lines.append("| " + " | ".join([name, str(row["seeds"]), *each, *versus]) + " |")
+    return lines
+
+
+def _difference(against: dict[str, Any] | None) -> str:
+    return f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]" if against else ""
 
 
 def _line(row: dict[str, Any], split: str) -> str:
@@ -107,9 +159,7 @@ def _line(row: dict[str, Any], split: str) -> str:
     for name in SHOWN:
         value = row["splits"][split][name]
         cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
-    for metric in ("average_reward", "success_rate"):
-        against = row["versus_sft"].get(split, {}).get(metric)
-        cells.append(f"{against['difference']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]" if against else "")
+    cells += [_difference(row["versus_sft"].get(split, {}).get(metric)) for metric in SHOWN[:2]]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -120,11 +170,13 @@ def write_tables(name: str, budget: dict[str, Any], seeds: Sequence[int], folder
         budget: what every method might spend, with the names of the ``methods``.
         folder: holds a folder of rows for every seed.
     """
-    found = {}
-    for seed in seeds:
-        rows, missing = collect(folder / f"{name}-seed-{seed}", budget["methods"])
+    found, folders = {}, [folder / f"{name}-seed-{seed}" for seed in seeds]
+    for seed, here in zip(seeds, folders, strict=True):
+        rows, missing = collect(here, budget["methods"])
         found[str(seed)] = {"rows": rows, "missing": missing}
     result = {"name": name, "seeds": list(seeds), "budget": budget, "results": found}
+    if len(seeds) > 1:
+        result["over_seeds"] = over_seeds(folders, [each["rows"] for each in found.values()])
     write_json(results / "methods.json", result)
     write_text(results / "methods.md", text := markdown(result))
     return text

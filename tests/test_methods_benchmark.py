@@ -13,6 +13,7 @@ from icto_gym.files import read_json, write_json, write_text
 from trainers.config import from_mapping, merged
 from trainers.methods import find_method
 from trainers.presets import fit_to, preset_values
+from trainers.records import write_records
 from trainers.rollout import RolloutConfig
 from trainers.sampling import choose_tasks, list_tasks
 
@@ -142,6 +143,33 @@ def test_the_table_is_written_from_what_is_finished_and_names_the_rest(benchmark
     assert "| sft | 0.500 [0.400, 0.600] |" in text and "Not finished, so not in the tables: icto, rft." in text
     found = read_json(tmp_path / "results" / "methods.json")["results"]["0"]
     assert found["missing"] == ["icto", "rft"] and found["rows"][0]["cost"]["trained_tokens"] == 7
+
+
+def test_seeds_are_averaged_task_by_task_and_their_own_means_stand_beside_it(benchmark, tmp_path):
+    from episodes import play
+
+    scores = {0: {"sft": [0.2] * 8, "icto": [0.4] * 8}, 1: {"sft": [0.5] * 8, "icto": [0.6] * 7 + [0.2]}}
+    for seed, rows in scores.items():
+        for row, values in rows.items():
+            here = tmp_path / f"tiny-seed-{seed}" / ("sft" if row == "sft" else "icto/trial-0")
+            label = "sft" if row == "sft" else "icto-1"
+            out = here / "evaluation" / label / "test"
+            episodes = [play(["buy"], [value], task=f"t/{n}") for n, value in enumerate(values)]
+            write_records(out / "trajectories.jsonl", episodes)
+            metrics = {name: {"value": sum(values) / 8} for name in ("average_reward", "success_rate", "mean_actions")}
+            found = {name: {**metrics[name], "low": 0.0, "high": 1.0, "n": 8} for name in metrics}
+            write_json(out / "metrics.json", {"metrics": found, "manifest_digest": "d" * 64})
+            write_json(here / "budget.json", {"stages": {}, "sums": {}})
+            write_json(here / "finished.json", {"label": label, "weights": f"{row}{seed}"})
+        write_json(tmp_path / f"tiny-seed-{seed}" / "icto" / "chosen.json", {"trial": "trial-0", "tried": ["trial-0"]})
+    arguments = ["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")]
+    benchmark.main([*arguments, "--seeds", "0", "1"])
+    pooled = read_json(tmp_path / "results" / "methods.json")["over_seeds"]["test"]
+    assert pooled["icto"]["seeds"] == 2 and pooled["icto"]["means"]["average_reward"] == [0.4, 0.55]
+    difference = pooled["icto"]["versus_sft"]["average_reward"]
+    assert difference["n"] == 8 and difference["difference"] == pytest.approx((0.2 + 0.05) / 2)
+    assert pooled["sft"]["versus_sft"] == {}
+    assert "| icto | 2 | 0.400, 0.550 |" in (tmp_path / "results" / "methods.md").read_text()
 
 
 def test_the_upper_bound_is_asked_the_tasks_of_every_other_row(benchmark, tmp_path, monkeypatch):
