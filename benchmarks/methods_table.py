@@ -56,12 +56,14 @@ def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[st
 
 
 def _versus(path: Path, other: Path, row: str) -> dict[str, Any]:
-    return differences(*(list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other)), row)
+    own, of_clone = (list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other))
+    return differences(own, of_clone, row)
 
 
 def differences(episodes: Sequence[Trajectory], of_clone: Sequence[Trajectory], row: str) -> dict[str, Any]:
     """A row's metrics minus the clone's, paired by task; several episodes of a task are averaged first."""
-    sides, found = (episodes, of_clone), {}
+    sides = (episodes, of_clone)
+    found: dict[str, Any] = {}
     for metric in SHOWN[:2]:
         result = paired_difference(*sides, metric, names=(row, "sft"), force=row == "best_of_n")
         found[metric] = {
@@ -170,7 +172,8 @@ def write_tables(name: str, budget: dict[str, Any], seeds: Sequence[int], folder
         budget: what every method might spend, with the names of the ``methods``.
         folder: holds a folder of rows for every seed.
     """
-    found, folders = {}, [folder / f"{name}-seed-{seed}" for seed in seeds]
+    found: dict[str, dict[str, Any]] = {}
+    folders = [folder / f"{name}-seed-{seed}" for seed in seeds]
     for seed, here in zip(seeds, folders, strict=True):
         rows, missing = collect(here, budget["methods"])
         found[str(seed)] = {"rows": rows, "missing": missing}
