@@ -181,6 +181,11 @@ class PreferencePair:
                 f"field step_weights has {len(self.step_weights)} entries, expected {self.paired_steps}, "
                 "one per pair of assistant messages"
             )
+        if min(self.step_weights, default=0.0) < 0:
+            raise DataError(
+                f"field step_weights holds {min(self.step_weights)!r}; a weight below 0 would prefer the rejected "
+                "side, without bound"
+            )
 
     @property
     def paired_steps(self) -> int:

@@ -205,7 +205,10 @@ def _piece_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _special_texts(tokenizer: Any) -> list[str]:
-    texts = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    """Tokens that may begin or end a turn: those flagged as special, and added ones that the chat template writes."""
+    template = str(tokenizer.chat_template)
+    added = tokenizer.added_tokens_decoder.values()
+    texts = {token.content for token in added if token.special or (token.content.strip() and token.content in template)}
     return sorted(texts | set(tokenizer.all_special_tokens))
 
 

@@ -38,6 +38,11 @@ def check_folder(folder: Path) -> None:
             "adapter into its model with peft's merge_and_unload and save that, or load a checkpoint that "
             "`icto train` wrote."
         )
+    if config.get("transformers_weights") is not None:
+        raise DataError(
+            f"{folder / 'config.json'}: transformers_weights names {str(config['transformers_weights'])[:80]!r} as the "
+            "file of weights; only model.safetensors, or the parts that its index lists, are read. Remove the setting."
+        )
     for index in folder.glob("*.index.json"):
         _check_index(index)
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))

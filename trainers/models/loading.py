@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -104,6 +105,11 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if is_adapted(model) else model
 
 
+def context_length(model: Any) -> int | None:
+    """Tokens that a model can read at once, as its configuration says; None where that is silent."""
+    return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None) or None
+
+
 @contextmanager
 def merged_for_generation(model: Any) -> Iterator[Any]:
     """Fold the adapter into the weights while the block runs, then put the very same weights back.
@@ -127,10 +133,14 @@ def merged_for_generation(model: Any) -> Iterator[Any]:
         model.train(training)
 
 
-def _adapter_layers(model: Any) -> list[Any]:
+def _named_adapter_layers(model: Any) -> list[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _adapter_layers(model: Any) -> list[Any]:
+    layers = [layer for _, layer in _named_adapter_layers(model)]
     plain = all(layer.get_base_layer().weight.is_floating_point() for layer in layers)
     return layers if plain else []  # quantised weights stay as they are: folding would round them
 
@@ -221,7 +231,28 @@ def _prepare_training(model: Any, config: ModelConfig) -> Any:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return peft.get_peft_model(model, _lora(peft, config.lora, model))
+        return _refuse_tied(peft.get_peft_model(model, _lora(peft, config.lora, model)))
+
+
+def _refuse_tied(model: Any) -> Any:
+    """The model, unless an adapter stands beside weights that another layer has too.
+
+    To fold it into them, as for acting, would change that other layer, which was trained without it.
+
+    Raises:
+        ConfigError: naming the layers.
+    """
+    holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    tied = sorted(
+        name for name, layer in _named_adapter_layers(model) if holders[id(layer.get_base_layer().weight)] > 1
+    )
+    if tied:
+        raise ConfigError(
+            f"The adapter reaches {', '.join(name.rpartition('.')[2] for name in tied)}, whose weights another layer "
+            "has too (tied embeddings), so it could not be folded into them. Leave it out of "
+            "model.lora.target_modules, or use a model with an output layer of its own."
+        )
+    return model
 
 
 def _lora(peft: Any, lora: LoRAConfig, model: Any) -> Any:
@@ -269,7 +300,7 @@ def _load_adapter(folder: Path, config: ModelConfig, *, trainable: bool) -> Load
     if trainable and config.quantization:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     shape = peft.LoraConfig(**lora_settings(folder, peft.LoraConfig().to_dict()), inference_mode=not trainable)
-    model = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=shape)
+    model = _refuse_tied(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=shape))
     if not trainable:
         model = _freeze(model if config.quantization else model.merge_and_unload())
     return LoadedModel(model, tokenizer, config)

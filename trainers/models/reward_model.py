@@ -15,7 +15,7 @@ from icto_gym.errors import ConfigError
 from icto_gym.files import atomic_open
 from icto_gym.trajectory import Trajectory
 from trainers.models.config import ModelConfig
-from trainers.models.loading import LoadedModel, causal_lm, load_model, read_checkpoint
+from trainers.models.loading import LoadedModel, causal_lm, context_length, load_model, read_checkpoint
 from trainers.models.scoring import hidden_states
 from trainers.tokenization import Encoded, encode_conversation
 
@@ -31,7 +31,7 @@ class RewardModel(torch.nn.Module):
         self.backbone = loaded.model
         self.tokenizer = loaded.tokenizer
         self.config = loaded.config
-        self.max_length = max_length
+        self.max_length = min(max_length, context_length(loaded.model) or max_length)
         embedding = causal_lm(loaded.model).get_input_embeddings().weight
         if head is None:
             head = torch.nn.Linear(embedding.shape[1], 1)

@@ -19,7 +19,7 @@ from icto_gym.wrappers.react import parse_response
 from trainers.batches import collate, split_to_fit, to_device
 from trainers.losses import generalized_advantages, token_rewards, whiten
 from trainers.models.actor_critic import ActorCritic
-from trainers.models.loading import LoadedModel, causal_lm, merged_for_generation
+from trainers.models.loading import LoadedModel, context_length, merged_for_generation
 from trainers.models.reward_model import RewardModel
 from trainers.policies.base import Turn, derive_seed
 from trainers.policies.hf import HFPolicy, Written
@@ -40,7 +40,7 @@ class Prompts:
     @classmethod
     def make(cls, loaded: LoadedModel, prompts: Sequence[Sequence[Message]], config: PPOConfig) -> Prompts:
         """Leave out what has no room for an answer and the token that closes it, and count it."""
-        reads = getattr(causal_lm(loaded.model).config, "max_position_embeddings", None) or config.max_length
+        reads = context_length(loaded.model) or config.max_length
         limit, tokenizer = min(config.max_length, reads), loaded.tokenizer
         room = limit - config.max_new_tokens - 1
         kept = [list(prompt) for prompt in prompts if len(encode_prompt(tokenizer, prompt)) <= room]

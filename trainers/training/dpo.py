@@ -27,7 +27,7 @@ from trainers.records import PreferencePair
 from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import DPOConfig
-from trainers.training.engine import make_engine, prepare
+from trainers.training.engine import make_engine, prepare, within_context
 from trainers.training.loop import Log, bar_wanted, check_patience, fit, total_steps
 from trainers.training.plug_in import make_objective
 from trainers.training.sft import Probe, Start
@@ -69,7 +69,8 @@ def train_dpo(
     if begin(out, facts):
         return out / "checkpoint"
     loaded, markers = load_model(start, trainable=True), start_markers(start)
-    plan = PairPlan.make(loaded.tokenizer, pairs, config, markers.best if markers else None)
+    marker, fitting = markers.best if markers else None, within_context(config, loaded.model)
+    plan = PairPlan.make(loaded.tokenizer, pairs, fitting, marker)
     plan.packed = prepare(loaded.model, config, dropout=False)
     before = take_reference(plan, loaded, None if facts["reference"] == facts["start"] else reference, out)
     engine = make_engine(loaded.model, config, total_steps(plan.size, config))
@@ -218,21 +219,23 @@ class PairPlan:
     def make(
         cls, tokenizer: Any, pairs: Sequence[PreferencePair], config: DPOConfig, marker: Marker | None = None
     ) -> PairPlan:
-        """Tokenize, with the marker in every task; leave out pairs with an untrainable side, and count them."""
+        """Tokenize, with the marker in every task; leave out pairs with an untrainable side, and count them.
+
+        So are those whose sides, or whose preferred steps, part only behind the cut.
+        """
         kept, cut, tasks = [], 0, []
         for number, pair in enumerate(pairs):
             prompt = pair.prompt if marker is None else marker.apply_to_prompt(pair.prompt)
             sides = [
-                encode_conversation(tokenizer, [*prompt, *side], trainable_from=len(prompt))
+                encode_conversation(tokenizer, [*prompt, *side], trainable_from=len(prompt), train_acknowledgement=True)
                 for side in (pair.chosen, pair.rejected)
-            ]
+            ]  # an OK in the prompt is not trained anyway; a side may be one
             short = [side.cut(config.max_length) for side in sides]
             cut += any(one is not other for one, other in zip(short, sides, strict=True))
-            if all(side.n_turns for side in short):
+            weights = _weights(pair, *short)
+            if all(side.n_turns for side in short) and weights and short[0] != short[1]:
                 name = f"pair {number}: {pair.chosen_id} over {pair.rejected_id}"
-                kept.append(
-                    EncodedPair(name, short[0], short[1], _weights(pair, *short), pair.granularity == "trajectory")
-                )
+                kept.append(EncodedPair(name, short[0], short[1], weights, pair.granularity == "trajectory"))
                 tasks.append(pair.task_id)
         counts = {"pairs": len(kept), "truncated": cut, "dropped": len(pairs) - len(kept)}
         if not kept:
@@ -318,7 +321,12 @@ def held_out_items(tasks: Sequence[str], config: DPOConfig) -> set[int]:
 
 
 def _weights(pair: PreferencePair, chosen: Encoded, rejected: Encoded) -> tuple[float, ...]:
-    """Weights of the steps that both sides (still) have; uniform where none is given or all are 0."""
+    """Weights of the steps that both sides (still) have; uniform where none is given or all of the pair's are 0.
+
+    Empty where those that are left are all 0, though others are not: no step is left that the pair prefers.
+    """
     steps = min(chosen.n_turns, rejected.n_turns)
-    weights = tuple(float(weight) for weight in pair.step_weights[:steps]) or (1.0,) * steps
-    return weights if sum(weights) > 0 else (1.0,) * steps
+    if not any(pair.step_weights):
+        return (1.0,) * steps
+    weights = tuple(float(weight) for weight in pair.step_weights[:steps])
+    return weights if any(weights) else ()

@@ -5,19 +5,22 @@ A distributed engine has the same methods, so nothing above needs to know.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from icto_gym.errors import ConfigError
 from trainers import distributed
 from trainers.batches import collate, to_device
 from trainers.models.folded import fold_adapters
-from trainers.models.loading import causal_lm
+from trainers.models.loading import causal_lm, context_length
 from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
 from trainers.tokenization import Encoded
@@ -28,6 +31,7 @@ from trainers.training.optimizers import make_optimizer
 logger = logging.getLogger(__name__)
 _WINDOW_TRIED = 512  # longer sliding windows would make the check before training costly
 _HALF = (torch.bfloat16, torch.float16)
+C = TypeVar("C", bound=OptimizerConfig)
 
 
 class Engine:
@@ -161,6 +165,7 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
     model.train()
     if not dropout:
         _switch_dropout_off(model)
+        _check_without_chance(model)
     if distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
         fold_adapters(model)
     return packed
@@ -180,13 +185,53 @@ def _layers(model: Any) -> list[Any]:
     return list(getattr(model.get_decoder(), "layers", ()))
 
 
+def within_context(config: C, model: Any) -> C:
+    """The settings with ``max_length`` no longer than what the model can read."""
+    reads = context_length(model) or config.max_length
+    return replace(config, max_length=min(config.max_length, reads))
+
+
+_CHANCE = ("dropout", "layerdrop", "jitter")
+"""Parts of the names of settings by which a model's layers draw at random while they train."""
+
+
 def _switch_dropout_off(model: torch.nn.Module) -> None:
-    """Training mode itself must stay on: activation checkpointing depends on it."""
+    """Training mode itself must stay on: activation checkpointing depends on it.
+
+    Some layers read their model's configuration as they go; they get a copy, for the model's own is what is saved.
+    """
+    plain = causal_lm(model)
+    quiet = copy.copy(plain.config)
+    _silence(quiet)
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, _DropoutNd):
             module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+        if getattr(module, "config", None) is plain.config and module not in (model, plain):
+            module.config = quiet  # type: ignore[assignment]
+        _silence(module)
+
+
+def _silence(settings: Any) -> None:
+    for name, value in vars(settings).items():
+        if isinstance(value, float) and any(part in name for part in _CHANCE):
+            setattr(settings, name, 0.0)
+
+
+def _check_without_chance(model: Any) -> None:
+    """Score a few tokens twice while training.
+
+    Raises:
+        ConfigError: if the numbers differ, so that preferences could not be told from chance.
+    """
+    plain, device = causal_lm(model), next(model.parameters()).device
+    rows = to_device(collate(_samples(plain.config.get_text_config()), packed=False), device)
+    with torch.no_grad():
+        first, second = (score_tokens(model, rows) for _ in range(2))
+    if not _agree(model, second, first):
+        raise ConfigError(
+            f"{type(plain).__name__} draws at random while it is trained, also with every dropout off, so preferences "
+            "could not be told from chance. Use another model."
+        )
 
 
 def check_scoring(model: Any, *, packed: bool) -> bool:

@@ -112,15 +112,16 @@ class AnswerPairPlan:
         self.pairs: list[tuple[Encoded, Encoded]] = []
         self.labels: list[str] = []
         tasks: dict[int, str] = {}
+        limit = min(config.max_length, model.max_length)
         for number, pair in enumerate(pairs):
             sides = _encoded(model.tokenizer, pair, marker)
-            if max(len(side.input_ids) for side in sides) <= config.max_length:  # else an answer's end is not there
+            if max(len(side.input_ids) for side in sides) <= limit:  # else an answer's end is not there
                 tasks[len(self.pairs)] = pair.task_id
                 self.pairs.append(sides)
                 self.labels.append(f"pair {number}: {pair.chosen_id} over {pair.rejected_id}")
         if not self.pairs:
             raise DataError(
-                f"None of {len(pairs)} pairs has two answers that end within max_length {config.max_length}, so there "
+                f"None of {len(pairs)} pairs has two answers that end within max_length {limit}, so there "
                 "is nothing to fit. Raise max_length."
             )
         self.held_out = held_out_tasks(tasks, config)

@@ -150,7 +150,7 @@ class RewardPlan:
         if not readable:
             raise DataError(
                 f"None of {len(trajectories)} trajectories has steps, targets and a reply that ends within max_length "
-                f"{config.max_length}, so there is nothing to fit."
+                f"{model.max_length}, so there is nothing to fit."
             )
         self.held_out = held_out_tasks({number: trajectories[number].task_id for number in readable}, config)
         self.trained = sorted(set(readable) - set(self.held_out))

@@ -22,7 +22,7 @@ from trainers.models.scoring import score_tokens
 from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import SFTConfig
-from trainers.training.engine import make_engine, prepare
+from trainers.training.engine import make_engine, prepare, within_context
 from trainers.training.loop import Log, check_patience, fit, total_steps
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def train_sft(
         return out / "checkpoint"
     loaded = load_model(start, trainable=True)
     names = [item.trajectory_id for item in trajectories]
-    plan = SFTPlan.make(loaded.tokenizer, conversations, names, config)
+    plan = SFTPlan.make(loaded.tokenizer, conversations, names, within_context(config, loaded.model))
     plan.packed = prepare(loaded.model, config, dropout=True)
     engine = make_engine(loaded.model, config, total_steps(plan.size, config))
     logger.info("clones %s in %d optimiser steps", plan.words, engine.total_steps)

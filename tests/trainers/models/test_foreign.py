@@ -179,3 +179,11 @@ def test_records_that_are_something_else_are_refused(adapter, mark, name, conten
         (adapter / name).write_text(content)
     with pytest.raises(IctoError):
         load_model(adapter)
+
+
+def test_a_file_of_weights_by_another_name_is_not_followed(full, mark):
+    (full / "sub").mkdir()
+    write_json(full / "sub" / "model.safetensors.index.json", {"weight_map": {"a": "../../outside.safetensors"}})
+    change(full / "config.json", transformers_weights="sub/model.safetensors.index.json")
+    with pytest.raises(DataError, match="transformers_weights"):
+        load_model(full)

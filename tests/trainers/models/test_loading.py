@@ -312,3 +312,11 @@ def test_nf4_with_an_adapter_is_trained_saved_reloaded_merged_and_generates(tmp_
     merged = load_model(folder, trainable=True).model.merge_and_unload()
     difference = (merged(IDS).logits - logits).abs().mean()
     assert difference < 0.2 * logits.std()  # bitsandbytes rounds a merged layer to 4 bits again
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_an_adapter_beside_weights_of_two_layers_is_refused(layer):
+    """Folded into tied embeddings it would change the other layer too, so what acts would not be what was trained."""
+    lora = LoRAConfig(r=2, target_modules=("q_proj", layer))
+    with pytest.raises(ConfigError, match=f"reaches {layer}.*tied embeddings"):
+        load_model(ModelConfig(name="tiny-random", lora=lora), trainable=True)

@@ -13,6 +13,7 @@ from trainers.losses import dpo_loss
 from trainers.markers import MarkerConfig, start_markers
 from trainers.models import LoRAConfig, ModelConfig
 from trainers.models.loading import load_model, read_checkpoint
+from trainers.records import PreferencePair
 from trainers.tokenization import encode_conversation
 from trainers.training.config import DPOConfig
 from trainers.training.dpo import PairPlan, preference_loss, train_dpo
@@ -119,12 +120,49 @@ def test_step_weights_follow_the_pair_and_are_uniform_where_there_are_none(pair_
     assert plan.batch([1]).weights[0, :steps].tolist() == list(given)
 
 
-def test_a_pair_without_tokens_on_one_side_is_dropped_and_counted(pairs, tiny, tmp_path):
+def test_pairs_without_tokens_or_without_a_difference_are_dropped_and_counted(pairs, tiny, tmp_path):
     tokenizer = load_model(tiny).tokenizer
     plan = PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=92))
-    assert plan.counts == {"truncated": 6, "pairs": 3, "dropped": 3, "held_out": 0}
+    assert plan.counts == {"truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0}
     with pytest.raises(DataError, match="max_length 80"):
         PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=80))
+
+
+def test_what_tells_the_sides_apart_must_lie_before_the_cut(pair_maker, tiny):
+    tokenizer = load_model(tiny).tokenizer
+    said = [Message("assistant", text) for text in ("Action: a", "Action: b", "Action: c", "Action: d")]
+    seen = Message("user", "Observation: page")
+    pair = replace(pair_maker(0), chosen=(said[0], seen, said[1]), rejected=(said[2], seen, said[3]))
+    weighed = replace(pair, granularity="step", step_weights=(0.0, 1.0))  # the first step is not preferred
+    late = replace(pair, rejected=(said[0], seen, said[3]))  # only the second differs
+    other = pair_maker(1)
+    length = len(encode_conversation(tokenizer, [*pair.prompt, said[0]]).input_ids)
+    short = replace(CONFIG, max_length=length)
+    for cut in (weighed, late):
+        assert PairPlan.make(tokenizer, [cut], CONFIG).counts["dropped"] == 0
+        with pytest.raises(DataError, match="None of 1 pairs"):
+            PairPlan.make(tokenizer, [cut], short)
+    assert PairPlan.make(tokenizer, [weighed, other], CONFIG).pairs[0].weights == (0.0, 1.0)
+    assert PairPlan.make(tokenizer, [replace(weighed, step_weights=(0.0, 0.0))], CONFIG).pairs[0].weights == (1.0, 1.0)
+
+
+def test_a_side_may_say_ok_where_nothing_was_said_before(tiny):
+    pair = PreferencePair("t", (Message("user", "Yes?"),), (Message("assistant", "OK"),), (Message("assistant", "no"),),
+                          1.0, "trajectory", "a", "b")  # fmt: skip
+    plan = PairPlan.make(load_model(tiny).tokenizer, [pair], CONFIG)
+    assert plan.pairs[0].chosen.n_turns == 1
+
+
+def test_no_more_is_trained_than_the_model_can_read(pairs, tiny, tmp_path):
+    folder = tmp_path / "short"
+    loaded = load_model(replace(tiny, lora=None))
+    loaded.model.config.max_position_embeddings = 92
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    checkpoint, _ = train(pairs, replace(tiny, name=str(folder)), tmp_path / "run", epochs=1)
+    assert read_checkpoint(checkpoint)["data"] | {"held_out": 0} == {
+        "truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0,
+    }  # fmt: skip
 
 
 def test_the_reference_is_the_start_even_when_an_adapter_goes_on_learning(pairs, tiny, tmp_path):

@@ -104,6 +104,39 @@ def test_dropout_is_off_where_it_must_be_and_training_mode_stays_on():
     assert dropouts and set(dropouts) == {0.0}
 
 
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("Starcoder2", {"residual_dropout": 0.5, "embedding_dropout": 0.5, "attention_dropout": 0.5}),
+        ("Falcon", {"hidden_dropout": 0.5, "attention_dropout": 0.5}),  # its attention_dropout is a layer
+        (
+            "Phimoe",
+            {"num_key_value_heads": 2, "num_local_experts": 2, "input_jitter_noise": 0.5, "router_jitter_noise": 0.5},
+        ),
+    ],
+)
+def test_chance_of_every_name_is_off_where_it_must_be(family, settings):
+    import transformers
+
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "eos_token_id": 1}
+    config = getattr(transformers, f"{family}Config")(**sizes, bos_token_id=0, pad_token_id=2, **settings)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    prepare(model, OptimizerConfig(), dropout=False)
+    ids = torch.arange(3, 40)[None]
+    assert model.training and {name: getattr(model.config, name) for name in settings} == settings  # as it is saved
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_a_model_that_draws_at_random_all_the_same_is_refused():
+    loaded = load_model("tiny-random", trainable=True)
+    norm = loaded.model.get_base_model().model.norm
+    plain = norm.forward
+    norm.forward = lambda hidden: plain(hidden) + (torch.randn_like(hidden) if norm.training else 0.0)
+    with pytest.raises(ConfigError, match="draws at random"):
+        prepare(loaded.model, OptimizerConfig(), dropout=False)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "paged_adamw", "paged_adamw8bit"])
 def test_optimisers_of_bitsandbytes_go_on_from_their_state(optimizer):
     pytest.importorskip("bitsandbytes")
