@@ -53,7 +53,7 @@ def _message(item: Any, where: str, notes: Counter[str]) -> Message:
         raise BadField(
             f"field {where} has the text {text!r:.60}, expected a string. Tool calls and images are not read"
         )
-    if role in ("gpt", "assistant") and item.get("loss") is False and not _AGREED.fullmatch(text.strip()):
+    if role in ("gpt", "assistant") and item.get("loss") is False and not _agrees(text):
         notes["responses marked loss: false (all are trained on)"] += 1
     return Message(ROLES[role], text)
 
@@ -125,13 +125,21 @@ def _found_opening(messages: list[Message], notes: Counter[str]) -> tuple[str, s
     roles = [message.role for message in messages[:3]]
     if roles[:1] == ["system"]:
         notes["system messages (the instruction is a user message here)"] += 1
+        if roles[1:] == ["user", "assistant"] and _agrees(messages[2].content):  # the instruction comes behind it
+            both = Message("user", f"{messages[0].content.strip()}\n\n{messages[1].content}".strip())
+            return _found_opening([both, *messages[2:]], notes)
         return messages[0].content, ACKNOWLEDGEMENT, messages[1:]
-    if roles[:2] == ["user", "assistant"] and _AGREED.fullmatch(messages[1].content.strip()):
+    if roles[:2] == ["user", "assistant"] and _agrees(messages[1].content):
         acknowledgement = messages[1].content.strip()
         if acknowledgement != ACKNOWLEDGEMENT:
             notes["acknowledgements other than OK (kept in extra)"] += 1
         return messages[0].content, acknowledgement, messages[2:]
     return None
+
+
+def _agrees(text: str) -> bool:
+    """An acknowledgement: begins with OK, and does nothing yet."""
+    return bool(_AGREED.fullmatch(text.strip())) and bool(parse_response(text).problem)
 
 
 def _first(text: str, instruction: str | None, options: ImportOptions) -> tuple[str, str]:

@@ -59,7 +59,7 @@ def export_file(
     check_name(format_name, FORMATS, "format")
     if not source.is_file():
         raise ConfigError(f"There is no file {source}.")
-    if source.resolve() == out.resolve():
+    if out.resolve() in {path.resolve() for path in (source, verdicts, step_rewards) if path}:
         raise ConfigError(f"{out} is the input too. Give the output a name of its own.")
     if format_name == "minari":
         from trainers.exchange.minari import export_minari

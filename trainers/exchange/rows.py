@@ -56,7 +56,7 @@ def _lines(path: Path) -> Iterator[Any]:
             if not line.strip():
                 continue
             try:
-                yield json.loads(line.decode("utf-8"), parse_constant=_refuse)
+                yield json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
                 torn = "" if line.endswith(b"\n") else " The file ends within this record; fetch or write it again."
                 raise DataError(f"{path} line {number}: not valid JSON ({error}).{torn}") from error

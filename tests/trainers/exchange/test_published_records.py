@@ -84,6 +84,40 @@ def test_agentgym_records_are_read_with_their_own_ids_and_marks(tmp_path):
     assert told["notes"]["observations without their label (they gain it)"] == 1
 
 
+def chat(*texts, first="user"):
+    roles = ("user", "assistant") if first == "user" else ("system", "user", "assistant")
+    said = [(role, text) for role, text in zip(("system",) if first == "system" else (), texts, strict=False)]
+    rest = texts[len(said) :]
+    said += [(roles[-2:][place % 2], text) for place, text in enumerate(rest)]
+    return {"id": "1", "reward": 1.0, "conversations": [{"role": role, "content": text} for role, text in said]}
+
+
+def test_a_first_response_that_begins_with_okay_and_acts_is_no_acknowledgement(tmp_path):
+    record = chat(
+        "Find a mug.", "Okay, I should look.\nAction: go to shelf 1", "Observation: a mug", "Action: take mug"
+    )
+    with pytest.raises(DataError, match="--system-prompt"):
+        imported(tmp_path, [record])
+    options = ImportOptions(env_id="icto/WebShop-v0", system_prompt="Act in ReAct form.")
+    _, path = imported(tmp_path, [record], options=options)
+    (trajectory,) = TrajectoryStore(path)
+    assert trajectory.actions == ("go to shelf 1", "take mug") and trajectory.system_prompt == "Act in ReAct form."
+    assert trajectory.steps[0].observation == "Find a mug."
+
+
+def test_an_instruction_behind_a_system_message_is_how_to_act_and_its_ok_is_no_step(tmp_path):
+    texts = ("You are helpful.", "List of commands: ...", "OK", "Find a mug.", "Action: take mug")
+    _, path = imported(tmp_path, [chat(*texts, first="system")])
+    (trajectory,) = TrajectoryStore(path)
+    assert trajectory.system_prompt == "You are helpful.\n\nList of commands: ..."
+    assert trajectory.actions == ("take mug",) and trajectory.steps[0].observation == "Find a mug."
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(ETO_WEBSHOP).encode() + b"\n")
+    assert import_file(tmp_path / "in.jsonl", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)["written"] == 1
+
+
 def test_agentgym_play_has_rewards_on_its_own_scale(tmp_path):
     played = {**AGENTGYM, "reward": 100.0, "success": 1}
     with pytest.raises(DataError, match=r"more than 1.*--reward-scale"):

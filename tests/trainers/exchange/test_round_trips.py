@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from icto_gym import TrajectoryStore
 from icto_gym.dialogue import trajectory_messages
-from icto_gym.errors import DataError
+from icto_gym.errors import ConfigError, DataError
 from trainers.exchange import ImportOptions, export_file, import_file
 from trainers.feedback import RecordedStepRewards, score_all
 from trainers.pairing import PairingConfig, build_pairs
@@ -112,6 +112,17 @@ def test_labels_of_judges_and_steps_go_out_and_come_back(tmp_path):
     assert list(TrajectoryStore(tmp_path / "w2.jsonl")) == [trajectory]
     told = import_file(tmp_path / "u.jsonl", "trl-unpaired", tmp_path / "u3.jsonl")
     assert told["notes"] == {"labels not kept (name a file with --verdicts)": 1}
+
+
+def test_an_export_does_not_take_the_place_of_any_file_that_it_reads(tmp_path):
+    source = tmp_path / "trajectories.jsonl"
+    write_records(source, [play(["buy"], [1.0])])
+    for name in ("verdicts", "step_rewards"):
+        beside = tmp_path / f"{name}.jsonl"
+        beside.write_text("{}\n")
+        with pytest.raises(ConfigError, match="is the input too"):
+            export_file(source, "trl-unpaired", beside, **{name: beside})
+        assert beside.read_text() == "{}\n"
 
 
 def test_an_imported_failure_may_be_the_rejected_side_of_a_pair(tmp_path):
