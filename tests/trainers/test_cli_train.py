@@ -107,3 +107,14 @@ def test_ppo_raises_the_rating_of_a_model_of_preferences(files, capsys):
 def test_a_kind_of_training_that_there_is_not_is_named(capsys):
     assert main(["train", "pop", "x.jsonl"]) == 2
     assert "ppo" in capsys.readouterr().err
+
+
+def test_the_model_of_a_config_file_is_trained_and_flags_win_over_it(files, tmp_path):
+    config = tmp_path / "all-weights.yaml"
+    config.write_text("model: {name: tiny-random, seed: 3, lora: null}\nsft: {epochs: 1}\n")
+    told = ["train", "sft", str(files / "expert.jsonl"), "--config", str(config), "--model.name", "tiny-random:7"]
+    assert main([*told, "--out", str(tmp_path / "sft")]) == 0
+    record = json.loads((tmp_path / "sft" / "checkpoint" / "checkpoint.json").read_text())
+    assert record["kind"] == "full" and record["model"]["name"] == "tiny-random:7" and record["model"]["seed"] == 3
+    config.write_text("model: {nmae: tiny-random}\nsft: {epochs: 1}\n")
+    assert main([*told, "--out", str(tmp_path / "other")]) != 0

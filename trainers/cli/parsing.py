@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 import tyro
 
@@ -46,7 +46,8 @@ def parse(
     """Read a verb's arguments into its dataclass.
 
     A field ``settings`` (a config dataclass) starts from the file given with ``--config``: either
-    these settings alone, or the config of a whole method with these settings in ``section``.
+    these settings alone, or the config of a whole method with these settings in ``section``; a field ``model`` starts
+    from the file's section of that name.
     Presets go through ``fit``. A run's own ``config.yaml`` names its method, which must be ``method``.
 
     Raises:
@@ -69,13 +70,16 @@ def _defaults(command: type[C], arguments: list[str], section: str, fit: Fit | N
     values = dict(read_config(name, fit))
     if method and values.pop("method", method) != method:
         raise ConfigError(f"{name} is the config of another method than {method}. Take a preset, or that method.")
+    beside, model_class = {}, get_type_hints(command).get("model")
+    if "model" in values and is_dataclass(model_class):  # a training's model stands beside its settings
+        beside["model"] = from_mapping(cast(type[Any], model_class), values.pop("model") or {}, name, "model")
     settings = read_section(_plain(command), values, name, section)
     required = {
         field.name: tyro.MISSING
         for field in fields(command)  # type: ignore[arg-type]
         if field.name != "settings" and not _has_default(field)
     }
-    return command(**required, settings=settings)  # type: ignore[call-arg]
+    return command(**required, settings=settings, **beside)  # type: ignore[call-arg]
 
 
 def read_section(settings_class: type[S], values: Mapping[str, Any], source: str, section: str) -> S:
