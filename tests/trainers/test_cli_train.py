@@ -118,3 +118,9 @@ def test_the_model_of_a_config_file_is_trained_and_flags_win_over_it(files, tmp_
     assert record["kind"] == "full" and record["model"]["name"] == "tiny-random:7" and record["model"]["seed"] == 3
     config.write_text("model: {nmae: tiny-random}\nsft: {epochs: 1}\n")
     assert main([*told, "--out", str(tmp_path / "other")]) != 0
+
+
+def test_a_start_that_is_not_there_is_said_before_anything_is_fetched(files, tmp_path, capsys):
+    told = ["train", "sft", str(files / "expert.jsonl"), "--start", str(tmp_path / "nope")]
+    assert main([*told, "--out", str(tmp_path / "sft")]) != 0
+    assert "There is no file" in capsys.readouterr().err and not (tmp_path / "sft").exists()

@@ -124,8 +124,9 @@ def train(arguments: list[str]) -> None:
     name, rest = arguments[0], arguments[1:]
     command, work, section = VERBS[check_name(name, VERBS, "kind of training")]
     told = parse(command, rest, prog=f"icto train {name}", examples=EXAMPLES[name], section=section)
+    start = existing(told.start) if told.start else told.model  # a folder that is not there would be asked of the hub
     with launched(EngineConfig(told.engine, told.deepspeed)), Run(told.out, redo=False) as run:
-        work(run, told, told.start or told.model)
+        work(run, told, start)
         if not rank():
             show({"checkpoint": str(told.out / "checkpoint"), **stages.facts_of(run, told.out)})
 
