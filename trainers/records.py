@@ -315,3 +315,8 @@ def _message(where: str, value: Any) -> Message:
     if value[0] not in ("user", "assistant", "system"):
         raise DataError(f"field {where}.role is {value[0]!r:.80}, expected user or assistant")
     return Message(*value)
+
+
+def prefix_steps(trajectory: Trajectory) -> int:
+    """How many leading steps were given to the policy, not taken by it."""
+    return int((trajectory.extra or {}).get("prefix_steps") or 0)

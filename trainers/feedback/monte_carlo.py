@@ -11,7 +11,7 @@ from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.trajectory import Trajectory
 from trainers.feedback.learned import increments
 from trainers.policies.base import derive_seed
-from trainers.records import StepRewards
+from trainers.records import StepRewards, prefix_steps
 from trainers.sampling import Job
 
 Beginning = tuple[str, tuple[str, ...]]
@@ -83,11 +83,6 @@ def _continued(trajectory: Trajectory, config: MonteCarloConfig) -> list[int]:
         return list(inner)
     decision = prefix_steps(trajectory)
     return [decision] if decision in inner else []
-
-
-def prefix_steps(trajectory: Trajectory) -> int:
-    """How many leading steps were given to the policy, not taken by it."""
-    return int((trajectory.extra or {}).get("prefix_steps") or 0)
 
 
 def beginning(continuation: Trajectory) -> Beginning:

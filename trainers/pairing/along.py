@@ -11,11 +11,10 @@ from typing import Any
 from icto_gym.dialogue import trajectory_messages
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Trajectory
-from trainers.feedback.monte_carlo import prefix_steps
 from trainers.pairing.balance import describe_balance
 from trainers.pairing.build import PairingResult
 from trainers.pairing.whole import OPENING, responses, usable, whole_pair
-from trainers.records import PreferencePair, StepRewards
+from trainers.records import PreferencePair, StepRewards, prefix_steps
 
 logger = logging.getLogger(__name__)
 
