@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,8 @@ def export_file(
         step_rewards: rewards behind the labels of trl-stepwise; left out: as recorded.
 
     Returns:
-        How many records were written, and under ``not_kept`` how many would come back with another value of a field.
+        How many records were written, and under ``not_kept`` how many were left out (TRL's formats have no place for
+        episodes without a step) and how many would come back with another value of a field.
 
     Raises:
         DataError: naming file, line and field of what cannot be used; the file holds nothing.
@@ -74,7 +75,7 @@ def export_file(
 
     def rows() -> Iterator[dict[str, Any]]:
         reading = Reading(format_name, ImportOptions())
-        for record in _records(source, format_name):
+        for record in _with_steps(_records(source, format_name), source, format_name, lost):
             label, given = None, None
             if isinstance(record, Trajectory):
                 label = _known(labels, record, verdicts) if verdicts else None
@@ -98,6 +99,23 @@ def _records(source: Path, format_name: str) -> Iterator[Any]:
         raise DataError(f"{error} (--format {format_name} takes a file of {wanted})") from error
     if not count:
         raise DataError(f"{source} holds no {wanted}, so there is nothing to export.")
+
+
+def _with_steps(records: Iterable[Any], source: Path, format_name: str, lost: Counter[str]) -> Iterator[Any]:
+    """Without the episodes that TRL cannot read: a conversation in which nobody responds is an error of its collators.
+
+    Raises:
+        DataError: no episode has a step.
+    """
+    count = 0
+    for record in records:
+        if format_name.startswith("trl-") and isinstance(record, Trajectory) and not record.steps:
+            lost["episodes without a step"] += 1
+            continue
+        count += 1
+        yield record
+    if not count:
+        raise DataError(f"{source} holds no episode with a step, so there is nothing to export as {format_name}.")
 
 
 def _known(found: dict[str, Any], trajectory: Trajectory, path: Path | None) -> Any:

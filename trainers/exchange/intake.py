@@ -78,8 +78,9 @@ def _check(options: ImportOptions, format_name: str, source: Path, outs: list[Pa
         raise ConfigError(f"--reward-scale {options.reward_scale:g} is not above 0.")
     if options.example_messages < 0 or options.example_messages % 2:
         raise ConfigError(f"--example-messages {options.example_messages}: give an even number from 0.")
-    if format_name in PAIRS and options.example_messages:
-        raise ConfigError("--example-messages is for conversations, not for pairs.")
+    for flag, given in (("--example-messages", options.example_messages), ("--system-prompt", options.system_prompt)):
+        if format_name in PAIRS and given:
+            raise ConfigError(f"{flag} is for conversations, not for pairs, which keep their prompts as they are.")
     places = [path.resolve() for path in (source, *outs)]
     if len(set(places)) < len(places):
         raise ConfigError("The input and every output need a name of their own.")
@@ -94,7 +95,7 @@ def _records(
         counts["read"] += 1
         reading.beside.clear()
         try:
-            record = make(row, reading)
+            record = make(_usable(row), reading)
         except BadField as error:
             if not reading.options.skip_malformed:
                 raise DataError(
@@ -106,6 +107,12 @@ def _records(
             continue
         counts["written"] += 1
         yield record
+
+
+def _usable(row: dict[str, Any] | BadField) -> dict[str, Any]:
+    if isinstance(row, BadField):
+        raise row
+    return row
 
 
 def _put(handle: IO[str], record: Record) -> None:

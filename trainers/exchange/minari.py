@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,29 @@ def _alphabet(trajectories: Iterable[Trajectory]) -> tuple[frozenset[str], int, 
     letters: set[str] = set()
     longest, policies = 0, set()
     for trajectory in _played(trajectories):
+        _check_storable(trajectory)
         policies.add(trajectory.policy)
         for text in [*_observations(trajectory), *trajectory.actions]:
             letters.update(text)
             longest = max(longest, len(text))
     return frozenset(letters), longest, policies
+
+
+def _check_storable(trajectory: Trajectory) -> None:
+    """Refuse what HDF5, Minari's file format, has no place for, in any text of the episode.
+
+    Raises:
+        DataError: naming the episode and the character.
+    """
+    steps = trajectory.steps
+    facts = [text for text in asdict(replace(trajectory, steps=())).values() if isinstance(text, str)]
+    texts = [text for step in steps for text in (step.observation, step.response, step.action)]
+    found = re.search("[\0\ud800-\udfff]", "".join([*facts, *texts]))
+    if found:
+        raise DataError(
+            f"{trajectory.trajectory_id} holds the character {found.group()!r}, which HDF5 cannot store. "
+            "Export it to .jsonl instead, or leave the episode out."
+        )
 
 
 def _observations(trajectory: Trajectory) -> list[str]:

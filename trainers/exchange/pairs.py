@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from icto_gym.dialogue import Message
 from icto_gym.errors import DataError
 from trainers.exchange.conversation import read_messages, translated
 from trainers.exchange.options import BadField
-from trainers.exchange.reading import Reading, name_task
+from trainers.exchange.reading import Reading, is_number, name_task
 from trainers.records import PreferencePair
 
 SIDES = ("prompt", "chosen", "rejected")
@@ -83,13 +82,13 @@ def _worded(
 def _margin(row: Mapping[str, Any], reading: Reading) -> float:
     value: Any = row.get("score_margin", row.get("margin"))
     scores = row.get("score_chosen"), row.get("score_rejected")
-    if value is None and all(isinstance(score, (int, float)) for score in scores):
+    if value is None and all(map(is_number, scores)):
         value = scores[0] - scores[1]  # type: ignore[operator]
     if value is None:
         if reading.options.margin is None:
             raise BadField("there is neither margin nor scores. Say what the chosen side is better by with --margin")
         reading.notes["margins given by --margin"] += 1
         return reading.options.margin
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_number(value):
         raise BadField(f"field margin is {value!r:.40}, expected a number above 0")
     return float(value)

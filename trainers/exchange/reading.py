@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,11 @@ def name_task(row: Mapping[str, Any], reading: Reading) -> str:
         reading.notes["records without an id (they are counted)"] += 1
     reading.notes["tasks that are not the benchmark's own ids (imported/...)"] += 1
     return f"imported/{named}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a field holds a number that a float can hold; JSON's whole numbers have no limit."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _plain(value: Any) -> bool:

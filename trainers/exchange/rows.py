@@ -10,24 +10,27 @@ from typing import Any
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.errors import require as _require
 from icto_gym.files import atomic_open, iter_json_array
+from trainers.exchange.options import BadField
 
 READABLE = (".jsonl", ".json", ".parquet")
 _BATCH = 256
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadField]]:
     """Yield (place, row) of a file, or of every file in a folder; the place reads ``"<file> record <n>"`` (from 1).
 
+    A line that is no JSON, or a record that is no object, is yielded as the error that it is: whoever reads may go on.
+
     Raises:
-        ConfigError: no such file, or an ending that is not read.
-        DataError: naming the place of what is no record.
+        ConfigError: no such file, an ending that is not read, or a saved dataset of several splits.
+        DataError: a file that cannot be read on, since nothing says where its next record begins.
     """
     if not path.exists():
         raise ConfigError(f"There is no file {path}.")
     for number, row in enumerate(_folder(path) if path.is_dir() else _file(path), start=1):
         place = f"{path} record {number}"
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: is {type(row).__name__} ({row!r:.60}), expected an object.")
+        if not isinstance(row, (dict, BadField)):
+            row = BadField(f"is {type(row).__name__} ({row!r:.60}), expected an object")
         yield place, row
 
 
@@ -35,8 +38,11 @@ def _folder(path: Path) -> Iterator[Any]:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
         datasets = _require("datasets", extra="export")
         found = datasets.load_from_disk(str(path))
-        parts = found.values() if isinstance(found, dict) else [found]
-        return (row for part in parts for row in part)
+        if not isinstance(found, dict):
+            return iter(found)
+        if len(found) > 1:  # evaluation data among training data would be noticed by nobody
+            raise ConfigError(f"{path} holds the splits {', '.join(found)}. Import one: {path / next(iter(found))}.")
+        return (row for part in found.values() for row in part)
     files = sorted(file for file in path.rglob("*") if file.suffix in READABLE and not file.name.startswith("."))
     if not files:
         raise ConfigError(f"The folder {path} holds no {', '.join(READABLE)} and no saved dataset.")
@@ -58,8 +64,8 @@ def _lines(path: Path) -> Iterator[Any]:
             try:
                 yield json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
-                torn = "" if line.endswith(b"\n") else " The file ends within this record; fetch or write it again."
-                raise DataError(f"{path} line {number}: not valid JSON ({error}).{torn}") from error
+                torn = "" if line.endswith(b"\n") else "; the file ends within this record: fetch or write it again"
+                yield BadField(f"line {number} is not valid JSON ({error}){torn}")
 
 
 def _refuse(name: str) -> None:
@@ -119,13 +125,7 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mappi
     count, batch = 0, []
     with atomic_open(path, "wb") as handle, parquet.ParquetWriter(handle, schema) as writer:
         for count, row in enumerate(rows, start=1):
-            try:
-                json.dumps(row, ensure_ascii=False).encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"Record {count} holds half of a surrogate pair ({error.object[error.start]!r}), which Parquet "
-                    "cannot store. Write .jsonl instead."
-                ) from error
+            _check_storable(row, columns, count)
             batch.append(row)
             if len(batch) == _BATCH:
                 writer.write_batch(arrow.RecordBatch.from_pylist(batch, schema))
@@ -133,6 +133,27 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mappi
         if batch:
             writer.write_batch(arrow.RecordBatch.from_pylist(batch, schema))
     return count
+
+
+def _check_storable(row: Mapping[str, Any], columns: Mapping[str, str], number: int) -> None:
+    """Refuse what JSON can hold and Parquet cannot.
+
+    Raises:
+        DataError: naming the record and the value.
+    """
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"Record {number} holds half of a surrogate pair ({error.object[error.start]!r}), which Parquet "
+            "cannot store. Write .jsonl instead."
+        ) from error
+    for name, kind in columns.items():
+        if kind == "whole" and isinstance(row[name], int) and not -(2**63) <= row[name] < 2**63:
+            raise DataError(
+                f"Record {number} has the {name} {row[name]}, and Parquet's whole numbers have 64 bits. "
+                "Write .jsonl instead."
+            )
 
 
 def _arrow_type(arrow: Any, kind: str) -> Any:

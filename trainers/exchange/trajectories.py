@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +12,8 @@ from icto_gym.dialogue import ACKNOWLEDGEMENT, Message
 from icto_gym.errors import DataError
 from icto_gym.trajectory import Trajectory
 from trainers.exchange.conversation import Episode, read_episode, read_messages
-from trainers.exchange.options import BadField
-from trainers.exchange.reading import Reading, name_task
+from trainers.exchange.options import BadField, ImportOptions
+from trainers.exchange.reading import Reading, is_number, name_task
 from trainers.records import WORTH_CONTRASTING, StepRewards, Verdict
 
 _CONVERSATION = ("conversations", "messages", "prompt", "completion", "completions", "response_starts", "task_start")
@@ -116,8 +115,8 @@ def _assembled(row: Mapping[str, Any], episode: Episode, reading: Reading) -> Tr
     steps = tuple(
         replace(step, reward=reward, valid=valid)
         for step, reward, valid in zip(
-            episode.steps, _per_step(row, "step_rewards", len(episode.steps), score),
-            _per_step(row, "step_valid", len(episode.steps), None, [step.valid for step in episode.steps]), strict=True,
+            episode.steps, _step_rewards(row, len(episode.steps), score, options),
+            _per_step(row, "step_valid", _is_flag, [step.valid for step in episode.steps]), strict=True,
         )
     )  # fmt: skip
     number = reading.attempts[task_id]
@@ -153,14 +152,14 @@ def _score(row: Mapping[str, Any], reading: Reading) -> float:
             )
         reading.notes["scores given by --score"] += 1
         return options.score
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_number(value):
         raise BadField(f"field {name} is {value!r:.40}, expected a number")
     score = float(value) / scale
     if score < 0:
         reading.notes["negative rewards, counted as 0"] += 1
         score = 0.0
     if score > 1:
-        raise BadField(f"field {name} is {value!r}, more than 1. Give the highest reward with --reward-scale")
+        raise BadField(f"field {name} is {value!r:.40}, more than 1. Give the highest reward with --reward-scale")
     return score
 
 
@@ -174,20 +173,22 @@ def _success(row: Mapping[str, Any], score: float) -> bool:
     return bool(success)
 
 
-def _per_step(row: Mapping[str, Any], name: str, steps: int, total: float | None, default: Any = None) -> list[Any]:
-    """A column with one entry per step; without it the total stands at the last step."""
+def _step_rewards(row: Mapping[str, Any], steps: int, score: float, options: ImportOptions) -> list[float]:
+    """As the record says, on the scale of its reward; where it is silent the whole score stands at the last step."""
+    if row.get("step_rewards") is None:
+        return [0.0] * (steps - 1) + [score]
+    scale = options.reward_scale if row.get("score") is None else 1.0  # beside a score they are on its scale already
+    return [float(value) / scale for value in _per_step(row, "step_rewards", is_number, [0.0] * steps)]
+
+
+def _per_step(row: Mapping[str, Any], name: str, fits: Callable[[Any], bool], default: list[Any]) -> list[Any]:
+    """A column with one entry per step."""
     values = row.get(name)
     if values is None:
-        return default if default is not None else [0.0] * (steps - 1) + [total]
-    fits = _is_number if total is not None else _is_flag
-    good = isinstance(values, list) and len(values) == steps and all(fits(value) for value in values)
-    if not good:
-        raise BadField(f"field {name} is {values!r:.60}, expected {steps} entries, one per response")
-    return [float(value) for value in values] if total is not None else list(values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return default
+    if not isinstance(values, list) or len(values) != len(default) or not all(map(fits, values)):
+        raise BadField(f"field {name} is {values!r:.60}, expected {len(default)} entries, one per response")
+    return values
 
 
 def _is_flag(value: Any) -> bool:

@@ -66,3 +66,11 @@ def test_a_relative_folder_is_written_and_what_a_killed_export_left_is_removed(m
     export_file(Path("t.jsonl"), "minari", Path("datasets"), ExportOptions(dataset_id="icto/toy-v0"))
     assert len(minari.load_dataset("icto/toy-v0")) == 1
     assert not list((tmp_path / "datasets").glob(".minari-*"))
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_what_hdf5_cannot_store_is_named(minari, tmp_path, text):
+    write_records(tmp_path / "t.jsonl", [trajectory(), trajectory((Step(text, "Action: b", "", "b", 0.0, True),), 1)])
+    with pytest.raises(DataError, match=r"t@p#1 holds the character '\\\\?(x00|ud800)'"):
+        export_file(tmp_path / "t.jsonl", "minari", tmp_path / "datasets", ExportOptions(dataset_id="icto/toy-v0"))
+    assert not list((tmp_path / "datasets").rglob("*.hdf5"))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -165,6 +166,8 @@ def test_a_prompt_within_both_sides_is_found(tmp_path):
         ({"step_rewards": [1.0]}, "field step_rewards.*expected 2 entries"),
         ({"seed": "x"}, "field seed"),
         ({"extra": "{"}, "field extra is no JSON"),
+        ({"reward": 10**400}, "field reward.*expected a number"),
+        ({"step_rewards": [0.0, -(10**400)]}, "field step_rewards.*expected 2 entries"),
     ],
 )
 def test_a_malformed_record_is_named_by_file_number_field_and_mend(tmp_path, change, says):
@@ -184,6 +187,28 @@ def test_malformed_records_may_be_left_out_and_are_counted(tmp_path, caplog):
         imported(tmp_path, [bad], options=ImportOptions(env_id="icto/WebShop-v0", skip_malformed=True))
 
 
+@pytest.mark.parametrize("line", ["{", '{"id": NaN}', "null", "[1]", '"text"'])
+def test_a_line_that_is_no_record_may_be_left_out_too(tmp_path, line, caplog):
+    good = json.dumps(ETO_WEBSHOP)
+    (tmp_path / "x.jsonl").write_text(f"{good}\n{line}\n{good}\n")
+    with pytest.raises(DataError, match=r"x\.jsonl record 2: .*--skip-malformed"):
+        import_file(tmp_path / "x.jsonl", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)
+    told = import_file(tmp_path / "x.jsonl", "sharegpt", tmp_path / "out.jsonl", replace(WEBSHOP, skip_malformed=True))
+    assert (told["read"], told["written"], told["malformed"]) == (3, 2, 1)
+    assert "record 2" in caplog.text
+
+
+def test_rewards_of_steps_are_on_the_scale_of_the_records_reward(tmp_path):
+    record = {**ETO_WEBSHOP, "reward": 75, "step_rewards": [25.0, 50]}
+    _, path = imported(tmp_path, [record], options=replace(WEBSHOP, reward_scale=100.0))
+    (trajectory,) = TrajectoryStore(path)
+    assert (trajectory.score, tuple(step.reward for step in trajectory.steps)) == (0.75, (0.25, 0.5))
+    _, path = imported(tmp_path, [{**record, "score": 0.5, "step_rewards": [0.25, 0.25]}],
+                       options=replace(WEBSHOP, reward_scale=100.0))  # fmt: skip
+    (trajectory,) = TrajectoryStore(path)
+    assert (trajectory.score, tuple(step.reward for step in trajectory.steps)) == (0.5, (0.25, 0.25))
+
+
 @pytest.mark.parametrize("text", ["[1]", '[{"id": 1}', "{", "[NaN]", "[" * 5000, ""])
 def test_what_is_no_json_array_of_objects_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
@@ -201,6 +226,8 @@ def test_wrong_options_are_refused_before_anything_is_read(tmp_path):
         import_file(tmp_path / "x.json", "sharegtp", tmp_path / "out.jsonl")
     with pytest.raises(ConfigError, match="name of their own"):
         import_file(tmp_path / "x.json", "sharegpt", tmp_path / "x.json")
+    with pytest.raises(ConfigError, match="--system-prompt is for conversations"):
+        import_file(tmp_path / "x.json", "trl-preference", tmp_path / "o.jsonl", ImportOptions(system_prompt="Act."))
 
 
 def test_a_template_names_tasks_from_the_records_own_fields(tmp_path):
@@ -232,7 +259,7 @@ def test_the_command_line_imports_and_exports(tmp_path):
 
 def test_files_that_are_torn_broken_or_of_the_other_kind_are_named(tmp_path):
     (tmp_path / "torn.jsonl").write_text(json.dumps(ETO_WEBSHOP) + "\n" + json.dumps(ETO_WEBSHOP)[:60])
-    with pytest.raises(DataError, match=r"torn\.jsonl line 2: .*ends within this record"):
+    with pytest.raises(DataError, match=r"torn\.jsonl record 2: line 2 .*ends within this record"):
         import_file(tmp_path / "torn.jsonl", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)
     pytest.importorskip("pyarrow", reason="the export extra is not installed")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1garbage")

@@ -95,6 +95,19 @@ def test_half_a_surrogate_pair_is_refused_where_it_cannot_stand_and_kept_where_i
     assert list(TrajectoryStore(path)) == [record]
 
 
+def test_a_seed_of_more_than_64_bits_is_refused_where_it_cannot_stand(tmp_path):
+    pytest.importorskip("pyarrow", reason="the export extra is not installed")
+    from icto_gym.trajectory import Step, Trajectory
+
+    step = Step("see", "Action: go", "", "go", 1.0, True)
+    record = Trajectory("t@p#0", "e", "t", "how", "goal", (step,), "", 1.0, True, True, False, "p", 2**63)
+    write_records(tmp_path / "in.jsonl", [record])
+    with pytest.raises(DataError, match=r"Record 1 has the seed 9223372036854775808.*Write \.jsonl instead"):
+        export_file(tmp_path / "in.jsonl", "trajectories", tmp_path / "out.parquet")
+    _, path = sent_and_read([record], "trajectories", ".jsonl", tmp_path)
+    assert list(TrajectoryStore(path)) == [record]
+
+
 def test_labels_of_judges_and_steps_go_out_and_come_back(tmp_path):
     from .records import ETO_WEBSHOP
 

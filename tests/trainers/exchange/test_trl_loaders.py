@@ -1,9 +1,12 @@
 """TRL's own functions and the loaders of datasets take what is exported, and what they write is imported."""
 
+from dataclasses import replace
+
 import pytest
 
 from icto_gym import TrajectoryStore
 from icto_gym.dialogue import Message, trajectory_messages
+from icto_gym.errors import ConfigError, DataError
 from icto_gym.trajectory import Step, Trajectory
 from trainers.exchange import ImportOptions, export_file, import_file
 from trainers.records import PreferencePair, read_records, write_records
@@ -86,3 +89,25 @@ def test_stepwise_rows_have_one_label_per_completion_and_come_back(tmp_path):
     rows.to_parquet(str(tmp_path / "again.parquet"))
     import_file(tmp_path / "again.parquet", "trl-stepwise", tmp_path / "t.jsonl")
     assert list(TrajectoryStore(tmp_path / "t.jsonl")) == [EPISODE]
+
+
+def test_one_split_of_a_saved_dataset_is_asked_for(tmp_path):
+    rows = loaded(tmp_path, EPISODE, "trl-sft")
+    datasets.DatasetDict(train=rows, test=rows).save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(ConfigError, match=r"holds the splits train, test\. Import one: .*train"):
+        import_file(tmp_path / "both", "trl-sft", tmp_path / "t.jsonl")
+    assert import_file(tmp_path / "both" / "train", "trl-sft", tmp_path / "t.jsonl")["written"] == 1
+    datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "one"))
+    assert import_file(tmp_path / "one", "trl-sft", tmp_path / "t.jsonl")["written"] == 1
+
+
+@pytest.mark.parametrize("format_name", ["trl-sft", "trl-unpaired", "trl-stepwise"])
+def test_episodes_in_which_nobody_acts_are_left_out_and_counted(tmp_path, format_name):
+    empty = replace(EPISODE, trajectory_id="empty", steps=())
+    write_records(tmp_path / "in.jsonl", [empty, EPISODE])
+    told = export_file(tmp_path / "in.jsonl", format_name, tmp_path / "out.jsonl")
+    assert (told["written"], told["not_kept"]["episodes without a step"]) == (1, 1)
+    write_records(tmp_path / "in.jsonl", [empty])
+    with pytest.raises(DataError, match="no episode with a step"):
+        export_file(tmp_path / "in.jsonl", format_name, tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
