@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from icto_gym.errors import ConfigError
 from trainers.cli.files import show
 from trainers.cli.parsing import Flat, parse
 from trainers.exchange import FORMATS, ExportOptions, ImportOptions, export_file, import_file
@@ -40,6 +41,8 @@ class ImportCommand:
     """trl-stepwise: file for the labels, as step rewards."""
     verdicts: Path | None = None
     """trl-unpaired: file for the labels, as verdicts."""
+    overwrite: bool = False
+    """Replace files that are there already."""
     settings: Annotated[ImportOptions, Flat] = field(default_factory=ImportOptions)
 
 
@@ -55,6 +58,8 @@ class ExportCommand:
     """trl-unpaired: labels by a judge; left out: the environment's own success."""
     step_rewards: Path | None = None
     """trl-stepwise: rewards behind the labels; left out: as recorded."""
+    overwrite: bool = False
+    """Replace a file that is there already."""
     settings: Annotated[ExportOptions, Flat] = field(default_factory=ExportOptions)
 
 
@@ -70,15 +75,25 @@ Formats:
 """
 
 
-def _drop_drafts(*outs: Path | None) -> None:
-    """Of files only: a folder named by mistake may hold drafts of others."""
-    drop_drafts([out for out in outs if out is not None and not out.is_dir()])
+def _make_room(outs: list[Path | None], *, overwrite: bool) -> None:
+    """Remove what a killed command left of these files; the files themselves only if that is asked for.
+
+    Of files only: a folder named by mistake may hold drafts of others.
+
+    Raises:
+        ConfigError: one is there.
+    """
+    files = [out for out in outs if out is not None and not out.is_dir()]
+    for out in files:
+        if out.exists() and not overwrite:
+            raise ConfigError(f"{out} exists. Choose another name, or replace it with --overwrite.")
+    drop_drafts(files)
 
 
 def import_(arguments: list[str]) -> None:
     """``icto import``."""
     command = parse(ImportCommand, arguments, prog="icto import", examples=IMPORT_EXAMPLES)
-    _drop_drafts(command.out, command.step_rewards, command.verdicts)
+    _make_room([command.out, command.step_rewards, command.verdicts], overwrite=command.overwrite)
     show(
         import_file(
             command.source, command.format, command.out, command.settings,
@@ -90,7 +105,7 @@ def import_(arguments: list[str]) -> None:
 def export(arguments: list[str]) -> None:
     """``icto export``."""
     command = parse(ExportCommand, arguments, prog="icto export", examples=EXPORT_EXAMPLES)
-    _drop_drafts(command.out)
+    _make_room([command.out], overwrite=command.overwrite)
     show(
         export_file(
             command.source, command.format, command.out, command.settings,

@@ -253,6 +253,10 @@ def test_the_command_line_imports_and_exports(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert json.loads(done.stdout) == {"written": 1, "not_kept": {}}, done.stderr
+    again = [*icto, "export", tmp_path / "t.jsonl", "--format", "trl-sft", "--out", tmp_path / "s.jsonl"]
+    done = subprocess.run(again, capture_output=True, text=True)
+    assert done.returncode == 2 and "s.jsonl exists" in done.stderr and "--overwrite" in done.stderr
+    assert subprocess.run([*again, "--overwrite"], capture_output=True).returncode == 0
     done = subprocess.run([*icto, "import", "--help"], capture_output=True, text=True)
     assert "alfworld_sft.json" in done.stdout and "trl-stepwise" in done.stdout
 
