@@ -6,7 +6,8 @@ follow to another place, or ask about on the terminal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def lora_settings(folder: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
             "shape of an adapter and is not taken from a file. Save the adapter without it."
         )
     return {name: value for name, value in settings.items() if name in _LORA_SHAPE}
+
+
+@contextmanager
+def readable(folder: Path, mend: str = "Copy or train it again.") -> Iterator[None]:
+    """Name the folder, and the mend, where a safetensors file in it is torn."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise DataError(f"{folder}: its tensors cannot be read ({error}). {mend}") from error
 
 
 def _check_code(path: Path, settings: Mapping[str, Any]) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 from icto_gym.errors import ConfigError, DataError, require
 from icto_gym.files import read_json
 from trainers.models import smollm2, tiny
+from trainers.models.base import check_base
 from trainers.models.config import LoRAConfig, ModelConfig
-from trainers.models.foreign import check_folder, lora_settings
+from trainers.models.foreign import check_folder, lora_settings, readable
 
 CHECKPOINT_FILE = "checkpoint.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -153,16 +154,16 @@ def _load_base(config: ModelConfig) -> tuple[Any, Any]:
     options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
     if config.quantization:
         options["quantization_config"] = _quantization(config)
-    try:
-        with smollm2.without_bars():
+    with readable(Path(config.name)), smollm2.without_bars():
+        try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **where)
             options["config"] = _settings(transformers, folder, where)
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, **where, **options)
-    except (OSError, ValueError, struct.error) as error:  # not OSError: it holds something else
-        raise ConfigError(
-            f"The model {config.name!r} could not be loaded ({str(error).splitlines()[0]}). Built in: "
-            f"{smollm2.NAME!r}, {tiny.NAME!r}; else give a folder, a .gguf file or a name of the Hugging Face hub."
-        ) from error
+        except (OSError, ValueError, struct.error) as error:  # not OSError: it holds something else
+            raise ConfigError(
+                f"The model {config.name!r} could not be loaded ({str(error).splitlines()[0]}). Built in: "
+                f"{smollm2.NAME!r}, {tiny.NAME!r}; else give a folder, a .gguf file or a name of the Hugging Face hub."
+            ) from error
     if "gguf_file" in where:
         smollm2.forget_quantization(model)
     if tokenizer.chat_template is None:
@@ -283,6 +284,9 @@ def _load_checkpoint(folder: Path, config: ModelConfig, *, asked: bool, trainabl
     record = read_checkpoint(folder)
     saved = ModelConfig.from_dict(record["model"])
     if record["kind"] == "adapter":
+        if asked:
+            _refuse_other_settings(folder, config, saved)
+        check_base(folder, record)
         return _load_adapter(folder, saved, trainable=trainable)
     if record["kind"] == "reward":
         raise ConfigError(f"{folder} holds a reward model, which does not write text. Load it with RewardModel.load.")
@@ -290,6 +294,17 @@ def _load_checkpoint(folder: Path, config: ModelConfig, *, asked: bool, trainabl
     settings = replace(config if asked else saved, name=str(folder))
     model, tokenizer = _load_base(settings)
     return LoadedModel(_prepare_training(model, settings) if trainable else _freeze(model), tokenizer, settings)
+
+
+def _refuse_other_settings(folder: Path, asked: ModelConfig, saved: ModelConfig) -> None:
+    """An adapter was trained beside weights of one precision, in one shape; what is asked besides must be that."""
+    plain, names = ModelConfig(), ("dtype", "lora", "quantization")
+    odd = [name for name in names if getattr(asked, name) not in (getattr(plain, name), getattr(saved, name))]
+    if odd:
+        raise ConfigError(
+            f"{folder} holds an adapter with model.{odd[0]} {getattr(saved, odd[0])}, and "
+            f"{getattr(asked, odd[0])} is asked for. Leave model.{odd[0]} out, or train from another start."
+        )
 
 
 def _load_adapter(folder: Path, config: ModelConfig, *, trainable: bool) -> LoadedModel:
@@ -300,7 +315,8 @@ def _load_adapter(folder: Path, config: ModelConfig, *, trainable: bool) -> Load
     if trainable and config.quantization:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     shape = peft.LoraConfig(**lora_settings(folder, peft.LoraConfig().to_dict()), inference_mode=not trainable)
-    model = _refuse_tied(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=shape))
+    with readable(folder):
+        model = _refuse_tied(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=shape))
     if not trainable:
         model = _freeze(model if config.quantization else model.merge_and_unload())
     return LoadedModel(model, tokenizer, config)

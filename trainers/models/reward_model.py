@@ -15,6 +15,7 @@ from icto_gym.errors import ConfigError
 from icto_gym.files import atomic_open
 from icto_gym.trajectory import Trajectory
 from trainers.models.config import ModelConfig
+from trainers.models.foreign import readable
 from trainers.models.loading import LoadedModel, causal_lm, context_length, load_model, read_checkpoint
 from trainers.models.scoring import hidden_states
 from trainers.tokenization import Encoded, encode_conversation
@@ -77,7 +78,8 @@ class RewardModel(torch.nn.Module):
         if record["kind"] != "reward":
             raise ConfigError(f"{path} holds a policy, not a reward model. Train one with `icto train reward`.")
         loaded = load_model(Path(path) / BACKBONE, trainable=trainable)
-        tensors = load_file(Path(path) / HEAD_FILE)
+        with readable(Path(path)):
+            tensors = load_file(Path(path) / HEAD_FILE)
         head = torch.nn.Linear(tensors["weight"].shape[1], 1)
         head.load_state_dict(tensors)
         return cls(loaded, head, record["max_length"])

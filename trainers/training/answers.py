@@ -19,6 +19,7 @@ from icto_gym.wrappers.react import parse_response
 from trainers.batches import collate, split_to_fit, to_device
 from trainers.losses import generalized_advantages, token_rewards, whiten
 from trainers.models.actor_critic import ActorCritic
+from trainers.models.foreign import readable
 from trainers.models.loading import LoadedModel, context_length, merged_for_generation
 from trainers.models.reward_model import RewardModel
 from trainers.policies.base import Turn, derive_seed
@@ -115,7 +116,8 @@ class Rollout:
                 f"{folder}: not found, so the training cannot go on from within it. Remove {folder.parent} to train "
                 "anew; processes that train together need a folder that all of them see."
             )
-        found, tensors = read_json(folder / "rollout.json"), load_file(folder / "rollout.safetensors")
+        with readable(folder, f"Remove {folder.parent} to train anew."):
+            found, tensors = read_json(folder / "rollout.json"), load_file(folder / "rollout.safetensors")
         answers = [_encoded(ids, length) for ids, length in zip(found["ids"], found["lengths"], strict=True)]
         return cls(answers, **tensors, texts=found["texts"], facts=found["facts"])
 

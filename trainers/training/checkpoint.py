@@ -22,10 +22,12 @@ from typing import Any
 
 from torch import Tensor
 
-from icto_gym.errors import ConfigError, IctoError
+from icto_gym.errors import ConfigError, DataError, IctoError
 from icto_gym.files import read_json, write_json
 from trainers import distributed
+from trainers.models.base import base_digest, placed
 from trainers.models.config import ModelConfig
+from trainers.models.foreign import readable
 from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record, read_checkpoint, save_weights
 
 RECORD_FILE = "training.json"
@@ -42,6 +44,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         fill(draft)
+        _to_disk(draft)
         os.chmod(draft, 0o755)
         if folder.exists():
             shutil.rmtree(folder)
@@ -49,6 +52,13 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _to_disk(folder: Path) -> None:
+    """Have the disk hold every file, so that no power cut leaves a folder with its name and without its content."""
+    for path in (file for file in folder.rglob("*") if file.is_file()):
+        with open(path, "rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def file_digest(path: Path) -> str:
@@ -66,13 +76,14 @@ def data_digest(records: Any) -> str:
 
 
 def describe_start(start: ModelConfig | str | os.PathLike[str]) -> dict[str, Any]:
-    """What a training started from: settings, and the digest of the weights if it was a checkpoint of ours."""
+    """What a training started from: settings, and digests of weights that lie in a folder."""
     config = start if isinstance(start, ModelConfig) else ModelConfig(name=os.fspath(start))
     record = Path(config.name) / CHECKPOINT_FILE
     if not record.exists():
-        return {"model": config.to_dict()}
-    settings = config.to_dict() if isinstance(start, ModelConfig) else {}
-    return {"model": {**settings, "name": "checkpoint"}, "weights": read_json(record).get("weights_digest")}
+        return {"model": config.to_dict(), **_base(config.name)}
+    settings, facts = config.to_dict() if isinstance(start, ModelConfig) else {}, read_json(record)
+    base = {key: facts[key] for key in ("base_digest",) if key in facts}
+    return {"model": {**settings, "name": "checkpoint"}, "weights": facts.get("weights_digest"), **base}
 
 
 def begin(out: Path, facts: Mapping[str, Any]) -> bool:
@@ -128,13 +139,23 @@ def save_state(out: Path, step: int, tensors: dict[str, Tensor], position: Mappi
 
 
 def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The latest saved state: (tensors, position), or None."""
+    """The latest saved state: (tensors, position), or None.
+
+    Raises:
+        DataError: it is torn, as by a full disk; naming the folder.
+    """
     from safetensors.torch import load_file
 
     folders = sorted(out.glob("state-*"))
     if not folders:
         return None
-    return load_file(folders[-1] / "state.safetensors"), read_json(folders[-1] / "position.json")
+    mend = "Remove this folder, and the training begins again."
+    with readable(folders[-1], mend):
+        tensors = load_file(folders[-1] / "state.safetensors")
+    try:
+        return tensors, read_json(folders[-1] / "position.json")
+    except DataError as error:
+        raise DataError(f"{error} {mend}") from error
 
 
 def saved_step(out: Path) -> int:
@@ -163,10 +184,18 @@ def save_checkpoint(
 
     def fill(draft: Path) -> None:
         kind = save_weights(loaded.model, loaded.tokenizer, draft, weights)
-        model = loaded.config if kind == "adapter" else replace(loaded.config, name=_origin(loaded.config.name))
-        write_json(draft / CHECKPOINT_FILE, checkpoint_record(kind, model, **seal(draft), **facts))
+        if kind == "adapter":
+            model, base = placed(loaded.config), _base(loaded.config.name)
+        else:
+            model, base = replace(loaded.config, name=_origin(loaded.config.name)), {}
+        write_json(draft / CHECKPOINT_FILE, checkpoint_record(kind, model, **base, **seal(draft), **facts))
 
     write_folder(folder, fill)
+
+
+def _base(name: str) -> dict[str, str]:
+    digest = base_digest(name)
+    return {} if digest is None else {"base_digest": digest}
 
 
 def _origin(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -61,6 +62,9 @@ class OptimizerConfig:
         for name in ("learning_rate", "epochs", "batch_size", "max_length", "micro_batch_tokens", "save_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        for name in ("learning_rate", "epochs", "weight_decay", "max_grad_norm"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a finite number.")
         for name in ("weight_decay", "max_grad_norm", "probe_every", "patience"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")

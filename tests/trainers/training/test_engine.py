@@ -7,9 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from icto_gym.errors import ConfigError
+from icto_gym.errors import ConfigError, DataError
 from trainers.models.loading import load_model
 from trainers.models.tiny import tiny_model
+from trainers.training.checkpoint import load_state, save_state
 from trainers.training.config import OptimizerConfig
 from trainers.training.engine import Engine, check_scoring, prepare
 
@@ -168,3 +169,18 @@ def test_small_steps_do_not_vanish_in_bfloat16():
         one.step(step)
     assert module.weight.dtype == torch.bfloat16
     assert torch.allclose(module.weight.float(), torch.full((1, 8), 0.99), atol=0.005)
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "position.json"])
+def test_a_torn_state_is_named_with_the_mend(tmp_path, name):
+    save_state(tmp_path, 3, {"weight/x": torch.zeros(3)}, {"losses": []})
+    torn = tmp_path / "state-000003" / name
+    torn.write_bytes(torn.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"state-000003.*Remove this folder"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "epochs", "weight_decay", "max_grad_norm"])
+def test_settings_without_end_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} is inf; it must be a finite number"):
+        OptimizerConfig(**{name: float("inf")})
