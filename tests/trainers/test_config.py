@@ -10,12 +10,12 @@ from typing import Any, Literal
 import pytest
 
 from icto_gym.errors import ConfigError
+from trainers.cli.flags import parse_flags
 from trainers.config import (
     config_difference,
     from_mapping,
     load_config,
     merged,
-    parse_flags,
     read_yaml,
     save_config,
     to_mapping,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 import tyro
 
 from icto_gym.errors import ConfigError
-from trainers.config import Fit, from_mapping, parse_flags, take_option
+from trainers.cli.flags import parse_flags, take_option
+from trainers.config import Fit, from_mapping
 from trainers.presets import read_config
 
 C = TypeVar("C")

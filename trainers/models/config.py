@@ -15,7 +15,7 @@ QUANTIZATIONS = ("nf4", "int8")
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adapters beside frozen weights (Hu et al., 2021)."""
+    """Low-rank adapters beside frozen weights (Hu et al., 2021); ``--model.lora none`` trains all weights instead."""
 
     r: int = 32
     """Rank."""
