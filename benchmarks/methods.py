@@ -314,19 +314,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default=None, help="another model's name or folder")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these methods, beside other processes")
     parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
+    parser.add_argument("--keep", action="store_true", help="seeds of the written table that are not in --folder stay")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.model:
         COMMON["model"]["name"] = options.model
     budget = BUDGETS[options.budget]
     budget = replace(budget, trials=options.trials or budget.trials)
+
+    def table() -> str:
+        return write_tables(
+            options.budget, asdict(budget), options.seeds, options.folder, options.results, keep=options.keep
+        )
+
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"
         start = shared_clone(here / "sft", budget, seed)
         for row in options.rows or budget.methods:
             run_row(row, here / row, start, budget, seed)
-            write_tables(options.budget, asdict(budget), options.seeds, options.folder, options.results)
-    print(write_tables(options.budget, asdict(budget), options.seeds, options.folder, options.results))
+            table()
+    print(table())
 
 
 if __name__ == "__main__":

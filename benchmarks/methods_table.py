@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from methods_seeds import by_task, over_seeds
+
+from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
@@ -40,16 +43,17 @@ def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[st
     tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
     found: dict[str, Any] = {
         "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
-        "versus_sft": {}, "cost": _cost(here), "played_in": (played / "evaluation" / label).relative_to(clone.parent),
+        "versus_sft": {}, "cost": _cost(here),
     }  # fmt: skip
-    found["played_in"] = found["played_in"].as_posix()
     for split in SPLITS:
         path = played / "evaluation" / label / split
         if not (path / "metrics.json").exists():
             continue
         record = read_json(path / "metrics.json")
         numbers = {name: {k: round(v, 4) for k, v in record["metrics"][name].items()} for name in SHOWN}
-        found["splits"][split] = {**numbers, "tasks_digest": record["manifest_digest"][:12]}
+        found["splits"][split] = {
+            **numbers, "tasks_digest": record["manifest_digest"][:12], "by_task": by_task(path / "trajectories.jsonl"),
+        }  # fmt: skip
         if row != "sft":
             found["versus_sft"][split] = _versus(path, clone / "evaluation" / "sft" / split, row)
     return found
@@ -71,34 +75,6 @@ def differences(episodes: Sequence[Trajectory], of_clone: Sequence[Trajectory], 
             "n": result.n, "better": result.better,
         }  # fmt: skip
     return found
-
-
-def over_seeds(folders: Sequence[Path], rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Rows that are finished with several seeds, by split: means over the seeds, and differences to their clones.
-
-    A task's values are averaged over the seeds, and the bootstrap is over tasks: how sure the mean of these seeds is on
-    other tasks, not how far another seed may be; for that the seeds' own means stand beside it.
-    """
-    known = [{row["method"]: row for row in found} for found in rows]
-    found: dict[str, Any] = {split: {} for split in SPLITS}
-    for name in known[0]:
-        having = [(folder, seed) for folder, seed in zip(folders, known, strict=True) if name in seed]
-        for split in SPLITS:
-            here = [(folder, seed) for folder, seed in having if split in seed[name]["splits"]]
-            if len(here) > 1:
-                found[split][name] = _pooled(here, name, split)
-    return found
-
-
-def _pooled(seeds: Sequence[tuple[Path, dict[str, Any]]], name: str, split: str) -> dict[str, Any]:
-    def episodes(of: str) -> list[Trajectory]:
-        files = [folder / rows[of]["played_in"] / split / "trajectories.jsonl" for folder, rows in seeds]
-        return [episode for file in files for episode in TrajectoryStore(file)]
-
-    each = [rows[name]["splits"][split] for _, rows in seeds]
-    means = {metric: [seed[metric]["value"] for seed in each] for metric in SHOWN}
-    versus = {} if name == "sft" else differences(episodes(name), episodes("sft"), name)
-    return {"seeds": len(seeds), "means": means, "versus_sft": versus}
 
 
 def _cost(here: Path) -> dict[str, float]:
@@ -165,21 +141,31 @@ def _line(row: dict[str, Any], split: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def write_tables(name: str, budget: dict[str, Any], seeds: Sequence[int], folder: Path, results: Path) -> str:
+def write_tables(
+    name: str, budget: dict[str, Any], seeds: Sequence[int], folder: Path, results: Path, *, keep: bool = False
+) -> str:
     """Write ``methods.json`` and ``methods.md`` from what is finished; returns the latter.
 
     Args:
         budget: what every method might spend, with the names of the ``methods``.
         folder: holds a folder of rows for every seed.
+        keep: seeds whose folder is not here, but which the table in ``results`` has, stay in it.
     """
+    budget = {**budget, "methods": list(budget["methods"])}  # as JSON has it
+    before = read_json(results / "methods.json") if keep else {"results": {}}
+    if keep and (before["name"], before["budget"]) != (name, budget):
+        raise ConfigError(f"The table in {results} is of another budget, so its seeds cannot stand beside these.")
     found: dict[str, dict[str, Any]] = {}
-    folders = [folder / f"{name}-seed-{seed}" for seed in seeds]
-    for seed, here in zip(seeds, folders, strict=True):
+    for seed in sorted({*seeds, *map(int, before["results"])}):
+        here = folder / f"{name}-seed-{seed}"
+        if not here.exists() and str(seed) in before["results"]:
+            found[str(seed)] = before["results"][str(seed)]
+            continue
         rows, missing = collect(here, budget["methods"])
         found[str(seed)] = {"rows": rows, "missing": missing}
-    result = {"name": name, "seeds": list(seeds), "budget": budget, "results": found}
-    if len(seeds) > 1:
-        result["over_seeds"] = over_seeds(folders, [each["rows"] for each in found.values()])
+    result = {"name": name, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}
+    if len(found) > 1:
+        result["over_seeds"] = over_seeds([each["rows"] for each in found.values()], SPLITS)
     write_json(results / "methods.json", result)
     write_text(results / "methods.md", text := markdown(result))
     return text

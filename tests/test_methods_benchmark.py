@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
 from trainers.config import from_mapping, merged
 from trainers.methods import find_method
@@ -170,6 +171,26 @@ def test_seeds_are_averaged_task_by_task_and_their_own_means_stand_beside_it(ben
     assert difference["n"] == 8 and difference["difference"] == pytest.approx((0.2 + 0.05) / 2)
     assert pooled["sft"]["versus_sft"] == {}
     assert "| icto | 2 | 0.400, 0.550 |" in (tmp_path / "results" / "methods.md").read_text()
+    folders_lost_and_kept(benchmark, tmp_path, pooled, arguments)
+
+
+def folders_lost_and_kept(benchmark, tmp_path, pooled, arguments):
+    """What is committed is enough for the table; a seed of which nothing is known by task stands by its interval."""
+    (tmp_path / "tiny-seed-0").rename(tmp_path / "elsewhere")
+    file = tmp_path / "results" / "methods.json"
+    benchmark.main([*arguments, "--seeds", "1", "--keep"])
+    assert read_json(file)["seeds"] == [0, 1] and read_json(file)["over_seeds"]["test"] == pooled
+    lost = read_json(file)
+    for row in lost["results"]["0"]["rows"]:
+        del row["splits"]["test"]["by_task"]
+    write_json(file, lost)
+    benchmark.main([*arguments, "--seeds", "1", "--keep"])
+    wide = read_json(file)["over_seeds"]["test"]["icto"]["versus_sft"]["average_reward"]
+    exact = pooled["icto"]["versus_sft"]["average_reward"]
+    assert (wide["difference"], wide["by_task"], exact["by_task"]) == (exact["difference"], False, True)
+    assert wide["high"] - wide["low"] >= exact["high"] - exact["low"]
+    with pytest.raises(ConfigError, match="another budget"):
+        benchmark.main(["--budget", "small", *arguments[2:], "--keep"])
 
 
 def test_the_upper_bound_is_asked_the_tasks_of_every_other_row(benchmark, tmp_path, monkeypatch):
