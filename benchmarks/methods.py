@@ -139,13 +139,13 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
         "eto", {"rollout": {"attempts": 1}, "dpo": _DPO},
         [{"learning_rates": [2e-5, 1e-5]}, {"learning_rates": [5e-5, 2.5e-5]}],
     ),
-    "ipr": ("ipr", {"starts_per_task": 3, "monte_carlo": {"samples": 3}, "dpo": {**_DPO, "batch_size": 8}},
+    "ipr": ("ipr", {"starts_per_task": 2, "monte_carlo": {"samples": 3}, "dpo": {**_DPO, "batch_size": 8}},
             [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
     # no score is asked, so one history per task will do, and of it two turns
     "rlcd": ("rlcd", {"rollout": {**_SAMPLED, "attempts": 1}, "pairing": {"max_turns": 2}, "dpo": _DPO},
              [{"dpo": {"learning_rate": 1e-5}}, {"dpo": {"learning_rate": 3e-5}}]),
     "nat": ("nat", {"rollout": _SAMPLED}, [{"negatives_per_positive": 1.0}, {"negatives_per_positive": 2.0}]),
-    "best_of_n": ("best_of_n", {"samples": 10}, [{}]),
+    "best_of_n": ("best_of_n", {"samples": 4}, [{}]),
 }  # fmt: skip
 
 
