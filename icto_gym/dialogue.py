@@ -13,7 +13,9 @@ from typing import NamedTuple
 from icto_gym.trajectory import Step, Trajectory
 
 ACKNOWLEDGEMENT = "OK"
-OMITTED = "Observation: [omitted]"
+SEEN = "Observation:"
+"""What every message begins with that tells what followed an action."""
+OMITTED = f"{SEEN} [omitted]"
 
 
 class Message(NamedTuple):
@@ -36,7 +38,7 @@ def task_message(instruction: str, first_observation: str) -> str:
 
 def observation_message(observation: str) -> str:
     """What the agent reads after an action."""
-    return f"Observation: {observation}".strip()
+    return f"{SEEN} {observation}".strip()
 
 
 def to_messages(

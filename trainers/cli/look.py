@@ -21,6 +21,7 @@ from icto_gym.errors import DependencyNotInstalled, IctoError
 from icto_gym.files import cache_dir
 from icto_gym.tasks import Manifest
 from trainers.cli.parsing import parse
+from trainers.sampling import RolloutConfig, make_env, text_env
 
 TASKS_EXAMPLES = """
 icto tasks                                        every environment, its splits, sizes and digests
@@ -72,8 +73,11 @@ def _manifest(env_id: str, split: str | None, env_kwargs: Mapping[str, Any]) -> 
     if ":" not in env_id:
         return icto_gym.tasks(env_id, split, **env_kwargs)
     # an id with its module, such as my_package.envs:Mine-v0, is registered by importing that module
-    inner = gym.make(env_id, disable_env_checker=True, **env_kwargs).unwrapped
-    return inner.manifest(split)  # type: ignore[attr-defined]
+    env = make_env(RolloutConfig(env_id=env_id, env_kwargs=dict(env_kwargs)))
+    try:
+        return text_env(env).manifest(split)
+    finally:
+        env.close()
 
 
 def _print_splits(env_id: str, everything: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from icto_gym.envs.scienceworld.expert import GoldPath, gold_path, rationale, re
 from icto_gym.envs.scienceworld.gateway import find_jars, find_java
 from icto_gym.envs.scienceworld.prompt import system_prompt
 from icto_gym.envs.scienceworld.session import Moment, Session
-from icto_gym.errors import BackendError, ConfigError, InvalidTask
+from icto_gym.errors import BackendError, ConfigError, InvalidTask, check_name
 from icto_gym.tasks import Manifest, Task
 
 _NOT_KNOWN = "No known action matches that input."
@@ -89,9 +90,14 @@ class ScienceWorldEnv(TextEnv):
         *,
         simplification: str = "easy",
         task_types: Sequence[str] | None = None,
-        **kwargs: Any,
+        **others: Any,
     ) -> Manifest:
-        """List tasks without starting a simulator; see `icto_gym.envs.scienceworld.tasks.list_tasks`."""
+        """List tasks without starting a simulator; see `icto_gym.envs.scienceworld.tasks.list_tasks`.
+
+        Arguments of the constructor that do not choose tasks are accepted and make no difference.
+        """
+        for name in others:
+            check_name(name, inspect.signature(cls).parameters, "argument of ScienceWorld")
         return table.list_tasks(split, simplification, task_types)
 
     def manifest(self, split: str | None = None) -> Manifest:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from icto_gym.errors import InvalidTask, check_name
+from icto_gym.errors import ConfigError, InvalidTask, check_name
 from icto_gym.tasks import Manifest, Task, content_digest, is_list_path, read_task_list
 
 ENV_ID = "icto/ScienceWorld-v0"
@@ -103,10 +103,13 @@ def check_task_types(task_types: Sequence[str] | None) -> tuple[str, ...] | None
 
     Raises:
         InvalidTask: unknown, with the closest name.
+        ConfigError: no list.
     """
     if task_types is None:
         return None
     chosen = [task_types] if isinstance(task_types, str) else task_types
+    if not isinstance(chosen, (list, tuple, set, frozenset)):
+        raise ConfigError(f"task_types is {task_types!r:.80}; give a list of task types, such as ['boil'].")
     names = {check_name(package_name(name), BY_NAME, "task type", InvalidTask) for name in chosen}
     return tuple(kind.name for kind in TASK_TYPES if kind.name in names)
 
@@ -117,6 +120,8 @@ def check_simplification(simplification: str) -> str:
     Raises:
         ConfigError: unknown, with the closest name.
     """
+    if not isinstance(simplification, str):
+        raise ConfigError(f"simplification is {simplification!r:.80}; give names joined by commas, such as 'easy'.")
     names = [name.strip() for name in simplification.split(",") if name.strip()]
     return ",".join(check_name(name, SIMPLIFICATIONS, "simplification") for name in names)
 

@@ -13,7 +13,7 @@ import icto_gym
 from icto_gym.envs.scienceworld import tasks as table
 from icto_gym.envs.scienceworld.gateway import find_jars, find_java
 from icto_gym.envs.scienceworld.pool import Pool
-from icto_gym.errors import DataError, InvalidTask
+from icto_gym.errors import ConfigError, DataError, InvalidTask
 from icto_gym.tasks import shared_tasks
 
 ENV_ID = "icto/ScienceWorld-v0"
@@ -118,3 +118,13 @@ def test_every_type_has_a_step_limit_and_ours_are_marked() -> None:
     assert all(kind.step_limit >= 10 for kind in table.TASK_TYPES)
     published = [kind for kind in table.TASK_TYPES if kind.number not in table.STEP_LIMITS_OF_OURS]
     assert len(published) == 24
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ConfigError, match=r"task_type.*Did you mean 'task_types'"):
+        icto_gym.tasks("icto/ScienceWorld-v0", task_type=["boil"])
+    with pytest.raises(ConfigError, match="task_types is 5; give a list"):
+        icto_gym.tasks("icto/ScienceWorld-v0", task_types=5)
+    with pytest.raises(ConfigError, match="simplification is 3; give names"):
+        icto_gym.tasks("icto/ScienceWorld-v0", simplification=3)
+    assert len(icto_gym.tasks("icto/ScienceWorld-v0", "test", list_eagerly=False)) > 0
