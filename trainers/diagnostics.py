@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.files import read_json
-from trainers.runs import Run
+from trainers.runs import Run, superseded
 
 STAGES = {
     "explored": "trajectories", "judged": "verdicts", "pairs": "pairs", "imitated": "successes", "marked": "marked",
@@ -64,9 +64,10 @@ def budget(run: Run) -> dict[str, Any]:
     ``prompt_tokens`` counts a conversation again at every turn, although a policy with a cache reads only what is new.
     """
     stages = {}
+    old = superseded(run.folder)
     for path in sorted(run.path("stages").glob("*.json")):
         record = read_json(path)
-        if "facts" in record:
+        if "facts" in record and record["stage"] not in old:
             costs = {name: int(record["facts"].get(name) or 0) for name in COSTS}
             seconds = {name: record.get(name, 0.0) for name in ("seconds", "cpu_seconds")}
             stages[record["stage"]] = {**costs, **seconds}

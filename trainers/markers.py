@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from icto_gym.dialogue import Message, trajectory_messages
+from icto_gym.dialogue import SEEN, Message, trajectory_messages
 from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.trajectory import Trajectory
 from trainers.models.config import ModelConfig
@@ -37,9 +37,16 @@ class Marker:
         Raises:
             DataError: no message states it.
         """
-        for number, message in enumerate(messages):
-            if number >= _FIRST and message.role == "user" and instruction.strip() in message.content:
-                return [*messages[:number], self._marked(message), *messages[number + 1 :]]
+        stating = [
+            number
+            for number, message in enumerate(messages)
+            if number >= _FIRST and message.role == "user" and instruction.strip() in message.content
+        ]
+        # what is seen later may repeat the task; a worked example before it may be of the same task
+        tasks = [number for number in stating if not messages[number].content.startswith(SEEN)] or stating[:1]
+        if tasks:
+            place = tasks[-1]
+            return [*messages[:place], self._marked(messages[place]), *messages[place + 1 :]]
         raise DataError(
             f"No message states the task {instruction!r:.80}, so the marker {self.text!r:.40} has no place in it."
         )

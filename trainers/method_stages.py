@@ -19,7 +19,8 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import SAMPLED, TOKENS
 from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
-from trainers.evaluation.metrics import metrics_to_json, summarize
+from trainers.evaluation.metrics import Scoring
+from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.feedback import (
     MonteCarloConfig,
     MonteCarloStepRewards,
@@ -42,11 +43,11 @@ from trainers.pairing.prompt import (
 )
 from trainers.policies.base import derive_seed
 from trainers.policies.players import Player
-from trainers.policies.prompted import PromptedPolicy, answer_twice
+from trainers.policies.prompted import PromptedPolicy, Shown, answer_twice
 from trainers.records import PreferencePair, StepRewards, append_record, read_records, write_records
 from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
-from trainers.sampling import Job
+from trainers.sampling import Job, configured_example
 from trainers.stages import Start, Watch, play_facts, read_all, stage_name, train_stage, training_facts, watching
 from trainers.training.config import PPOConfig, RewardConfig
 
@@ -63,8 +64,7 @@ def continue_episodes(
         return play_facts(_played(player, environment, jobs, out))
 
     inputs = {
-        "trajectories": trajectories, "policy": player.source, "config": config, "environment": environment,
-        "seed": seed,
+        "trajectories": trajectories, **player.inputs, "config": config, "environment": environment, "seed": seed,
     }  # fmt: skip
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
@@ -83,7 +83,7 @@ def continue_compared(
         return {"compared": len(steps), **play_facts(_played(player, environment, jobs, out))}
 
     inputs = {
-        "trajectories": trajectories, "demonstrations": demonstrations, "pairing": pairing, "policy": player.source,
+        "trajectories": trajectories, "demonstrations": demonstrations, "pairing": pairing, **player.inputs,
         "config": config, "environment": environment, "seed": seed, "known": known,
     }  # fmt: skip
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
@@ -101,7 +101,7 @@ def explore_along(
         return play_facts(_played(player, environment, jobs, out))
 
     inputs = {
-        "demonstrations": demonstrations, "policy": player.source, "environment": environment, "seed": seed,
+        "demonstrations": demonstrations, **player.inputs, "environment": environment, "seed": seed,
         "starts": starts_per_task,
     }  # fmt: skip
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
@@ -170,15 +170,18 @@ def _played(player: Player, environment: RolloutConfig, jobs: list[Job], out: Pa
 
 
 # ---- contrasting instructions -------------------------------------------------------------------
-def sample_turns(run: Run, out: Path, trajectories: Path, player: Player, config: PromptPairingConfig) -> Path:
+def sample_turns(
+    run: Run, out: Path, trajectories: Path, player: Player, config: PromptPairingConfig, environment: RolloutConfig
+) -> Path:
     """Answer the turns of episodes under either instruction, into ``out`` (`PromptContrast` records)."""
+    shown = Shown(environment.window, configured_example(environment))
 
     def work() -> dict[str, Any]:
         asked = questions(TrajectoryStore(trajectories), config)
         done = {(item.trajectory_id, item.step) for item in _contrasts(out)}
         left = [item for item in asked if (item.trajectory.trajectory_id, item.step) not in done]
         if left:
-            for contrast in answer_twice(player.load(), left, config):
+            for contrast in answer_twice(player.load(), left, config, shown):
                 append_record(out, contrast)  # type: ignore[arg-type]
         found = {(item.trajectory_id, item.step): item for item in _contrasts(out)}
         kept = [found[item.trajectory.trajectory_id, item.step] for item in asked]
@@ -186,7 +189,7 @@ def sample_turns(run: Run, out: Path, trajectories: Path, player: Player, config
         tokens = {name: sum(getattr(item, name) for item in kept) for name in TOKENS}
         return {"turns": len(asked), **tokens}
 
-    inputs = {"trajectories": trajectories, "policy": player.source, "config": config}
+    inputs = {"trajectories": trajectories, **player.inputs, "config": config, "shown": shown}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
@@ -215,7 +218,7 @@ def pair_turns(
         return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement, **tokens}
 
     inputs = {
-        "trajectories": trajectories, "contrasts": contrasts, "policy": player.source, "config": config,
+        "trajectories": trajectories, "contrasts": contrasts, **player.inputs, "config": config,
         "environment": environment,
     }  # fmt: skip
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out, ends])
@@ -251,7 +254,7 @@ def explore_prompted(
         policy = PromptedPolicy(player.load(), config, side)
         return play_facts(play_all(policy, environment, manifest, out))
 
-    inputs = {"policy": player.source, "config": config, "environment": environment, "side": side}
+    inputs = {**player.inputs, "config": config, "environment": environment, "side": side}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
@@ -373,17 +376,17 @@ def best_of(run: Run, out: Path, player: Player, config: RolloutConfig, *, label
             if item.task_id not in best or item.score > best[item.task_id].score:
                 best[item.task_id] = item
         write_records(out / "trajectories.jsonl", list(best.values()))
-        result = {
-            "label": label, "policy": policy.name, "env_id": config.env_id, "env_kwargs": dict(config.env_kwargs),
-            "split": config.split, "manifest_digest": manifest.digest, "n_tasks": len(manifest),
-            "decoding": {**decoding(policy, config), "temperature": config.temperature, "attempts": config.attempts},
-            "note": f"upper bound: the best of {config.attempts} attempts by the true reward, which no agent sees",
-            "metrics": metrics_to_json(summarize(list(best.values()), seed=config.seed)),
-        }  # fmt: skip
-        write_json(out / "metrics.json", result)
+        rows = make_rows(best.values(), Scoring())
+        how = {**decoding(policy, config, config.temperature), "best_of": config.attempts}  # by the true reward
+        result = Result(
+            label=label, policy=policy.name, env_id=config.env_id, env_kwargs=dict(config.env_kwargs),
+            split=config.split, manifest_digest=manifest.digest, n_tasks=len(manifest), episodes=rows,
+            metrics=numbers_of(rows, seed=config.seed)[0], decoding=how,
+        )  # fmt: skip
+        write_json(out / "metrics.json", result.to_json())
         return play_facts(played)
 
     names = ("attempts.jsonl", "trajectories.jsonl", "metrics.json")
-    inputs = {"policy": player.source, "config": config, "label": label}
+    inputs = {**player.inputs, "config": config, "label": label}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out / name for name in names])
     return out / "metrics.json"

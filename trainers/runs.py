@@ -25,6 +25,8 @@ from trainers.trackers import Tracker, open_tracker
 logger = logging.getLogger(__name__)
 
 CONFIG, METRICS, LOCK, STAGES = "config.yaml", "metrics.jsonl", ".lock", "stages"
+SUPERSEDED = "superseded.json"
+"""Stages that were finished before another config was forced upon the run, and that it has not asked for since."""
 _SPARE_BYTES = 16 << 20  # less free space than this cannot hold even the smallest checkpoint
 
 
@@ -129,6 +131,8 @@ class Run:
                 )
             if changes:
                 logger.warning("%s: config changed: %s", self.folder, "; ".join(changes))
+                records = map(read_json, self.path(STAGES).glob("*.json"))
+                write_json(self.path(SUPERSEDED), sorted({record["stage"] for record in records}))
             elif not config_difference(old, new):
                 return
         save_config(new, path)
@@ -226,6 +230,7 @@ class Run:
         outputs: Sequence[Path],
         partial: Sequence[Path] = (),
         together: bool = False,
+        adds: bool = False,
     ) -> dict[str, Any]:
         """Do the work of a stage unless it is complete; returns the facts of its record.
 
@@ -240,23 +245,34 @@ class Run:
             outputs: what the stage leaves.
             partial: files beside the outputs that hold unfinished work.
             together: of several processes all do the work, not the first alone.
+            adds: the work adds to an output that is there, whoever made it.
+
+        Raises:
+            ConfigError: an output is an input, or (without ``redo``) was made of other inputs or by no stage.
         """
         _check_places(inputs, outputs)
         digests = {key: digest(value) for key, value in inputs.items()}
-        found = distributed.on_first(lambda: self._begin(name, digests, outputs, partial))
+        found = distributed.on_first(lambda: self._begin(name, digests, outputs, partial, adds))
         return self._work(name, work, digests, outputs, together) if found is None else found
 
     def _begin(
-        self, name: str, digests: dict[str, str], outputs: Sequence[Path], partial: Sequence[Path]
+        self, name: str, digests: dict[str, str], outputs: Sequence[Path], partial: Sequence[Path], adds: bool
     ) -> dict[str, Any] | None:
         """The facts of a stage that is complete; None where there is work, for which all is prepared."""
         started, done = self._record(name, "started"), self._record(name, "done")
+        self._count_again(name)
         found = self._read_record(done)
         if found and found["inputs"] == digests and all(path.exists() for path in outputs):
             logger.info("%s: complete, skipped", name)
             return found["facts"]
         before = self._read_record(started) or found
         left = any(path.exists() for path in (*outputs, *partial))
+        strange = [path for path in outputs if path.exists()]
+        if strange and not (before or self.redo or adds or partial):
+            raise ConfigError(
+                f"{strange[0]} is there, and was not made by {name} in {self.folder}, so it would be lost. "
+                "Choose another --out."
+            )
         if before and before["inputs"] != digests and left:
             changed = sorted(key for key in digests if before["inputs"].get(key) != digests[key]) or ["inputs"]
             if not self.redo:
@@ -309,6 +325,11 @@ class Run:
         logger.info("%s: done in %.1f s%s", name, seconds, _in_words(facts))
         return facts
 
+    def _count_again(self, name: str) -> None:
+        others = superseded(self.folder)
+        if name in others:
+            write_json(self.path(SUPERSEDED), sorted(others - {name}))
+
     def is_complete(self, name: str) -> bool:
         """Whether the stage has its done-record."""
         return self._record(name, "done").exists()
@@ -336,6 +357,12 @@ class Run:
             else:
                 path.unlink(missing_ok=True)
         self.forget_metrics(name)
+
+
+def superseded(folder: Path) -> set[str]:
+    """Names of the stages in a run folder that belong to a config it no longer has."""
+    path = folder / SUPERSEDED
+    return set(read_json(path)) if path.exists() else set()
 
 
 def drop_drafts(paths: Sequence[Path]) -> None:

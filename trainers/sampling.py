@@ -260,6 +260,17 @@ def text_env(env: gym.Env[str, str]) -> TextEnv:
     return inner
 
 
+def configured_example(config: RolloutConfig) -> Sequence[Any]:
+    """The messages of the worked example that this play shows; none where it shows none."""
+    if not config.example:
+        return ()
+    env = make_env(config)
+    try:
+        return worked_example(env)
+    finally:
+        env.close()
+
+
 def worked_example(env: gym.Env[str, str]) -> Sequence[Any]:
     """The messages of the environment's worked example.
 

@@ -71,8 +71,8 @@ def explore(run: Run, out: Path, player: Player, config: RolloutConfig, *others:
         jobs = plan_jobs([config, *others])
         return play_facts(play_in_order(player.load(), [config, *others], jobs, out))
 
-    inputs = {"policy": player.source, "config": [config, *others]}
-    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
+    inputs = {**player.inputs, "config": [config, *others]}
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out], adds=True)
     return out
 
 
@@ -140,10 +140,10 @@ def evaluate(
         recipe = recipe_beside(player.recipe, player.source, run.folder, out) | {"digest": weights_digest(player)}
         result = evaluate_policy(player.load, config, out, label=label, decode=decode, scoring=scoring, recipe=recipe)
         played = play_facts(list(TrajectoryStore(out / "trajectories.jsonl")))
-        tokens = {name: played[name] for name in ("prompt_tokens", "response_tokens")}
+        tokens = {name: played[name] for name in ("episodes", "prompt_tokens", "response_tokens")}
         return {**{name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}, **tokens}
 
-    inputs = {"policy": player.source, "config": config, "label": label}
+    inputs = {**player.inputs, "config": config, "label": label}
     inputs |= {name: value for name, value in asked.items() if value is not None}
     outputs = [out / "trajectories.jsonl", out / "metrics.json"]
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=outputs)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icto_gym.dialogue import trajectory_messages
+from icto_gym.dialogue import Message, to_messages, trajectory_messages
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.trajectory import Step, Trajectory
 from trainers.markers import Marker, MarkerConfig, recorded_markers, training_messages
@@ -87,3 +87,12 @@ def test_every_benchmark_states_its_task_where_the_marker_looks_for_it(env_id, b
     marked = Marker("[Good]", "prefix").apply(info["messages"], info["instruction"])
     assert marked[2].content.startswith("[Good] ") and len(marked) == len(info["messages"])
     env.close()
+
+
+def test_a_marker_stands_in_the_task_behind_a_worked_example_of_the_same_task():
+    example = [Message("user", "Bring the fig.\nTwo bowls."), Message("assistant", "Action: wait")]
+    steps = (EPISODE.steps[0], replace(EPISODE.steps[0], observation="Bring the fig. A bowl."))
+    messages = to_messages("Act.", EPISODE.instruction, steps, "end", example=example)
+    marked = Marker("[Good]", "prefix").apply(messages, EPISODE.instruction)
+    changed = [number for number, pair in enumerate(zip(marked, messages, strict=True)) if pair[0] != pair[1]]
+    assert changed == [4] and marked[4].content.startswith("[Good] Bring the fig.\nThree")

@@ -197,3 +197,17 @@ def test_digests_see_content_and_not_names_of_the_run(tmp_path):
     (tmp_path / "two" / "weights").write_bytes(b"other")
     assert digest(tmp_path / "one") != digest(tmp_path / "two")
     assert digest(Settings()) == digest(Settings()) != digest(Settings(seed=1))
+
+
+def test_a_file_that_no_stage_made_is_not_lost(tmp_path):
+    source, out = tmp_path / "a", tmp_path / "b"
+    source.write_text("one")
+    out.write_text("precious")
+    with Run(tmp_path, redo=False) as run, pytest.raises(ConfigError, match="b is there, and was not made by copy"):
+        copying(run, source, out, [])
+    assert out.read_text() == "precious"
+    with Run(tmp_path, redo=False) as run:
+        run.stage("adds", dict, inputs={}, outputs=[out], adds=True)
+        out.unlink()
+        copying(run, source, out, [])
+        copying(run, source, out, [])

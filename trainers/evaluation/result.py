@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -140,7 +141,12 @@ def numbers_of(rows: Sequence[EpisodeRow], *, seed: int = 0) -> tuple[dict[str, 
 
 
 def _by_seed(rows: Sequence[EpisodeRow], metric: str) -> list[float]:
-    """The metric's mean over tasks for each seed, in order."""
+    """The metric's mean over tasks for each seed, in order; none where the tasks were not all played with the same."""
+    numbers = defaultdict[str, set[int]](set)
+    for row in rows:
+        numbers[row.task_id].add(row.number)
+    if len({frozenset(found) for found in numbers.values()}) > 1:
+        return []
     found: dict[int, list[float]] = {}
     for row in rows:
         if metric in row.values:

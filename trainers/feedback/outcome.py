@@ -146,7 +146,8 @@ class RuleJudge:
         invalid = sum(not step.valid for step in trajectory.steps)
         if invalid / steps > config.max_invalid_share:
             return f"low quality: {invalid} of {steps} commands were not understood"
-        if config.reject_truncated and trajectory.truncated and not trajectory.success:
+        cut = trajectory.truncated and not trajectory.terminated  # a purchase at the last step is both
+        if config.reject_truncated and cut and not trajectory.success:
             return f"truncated: the limit of steps was reached after {steps} without success"
         return ""
 

@@ -61,6 +61,14 @@ def prepared(config: M) -> M:
     """The config with its seed in every section; what cannot work (a start, splits) is found here, before any work."""
     config = seeded(config)
     check_watched(config)
+    check_measured(config)
+    if config.demonstrations.file is not None and not config.demonstrations.file.exists():
+        raise ConfigError(f"demonstrations.file {str(config.demonstrations.file)!r} is not there.")
+    if config.rollout.window is not None:
+        logger.warning(
+            "rollout.window is %d: the policy acts on shortened histories, but is trained on whole ones",
+            config.rollout.window,
+        )
     if config.start is not None:
         from trainers.models.loading import read_checkpoint
 
@@ -119,6 +127,22 @@ def check_watched(config: MethodConfig) -> None:
                 f"{item.name}.patience is {section.patience}, but probe.tasks is 0, so training is not watched. Give "
                 f"probe.tasks, such as 16, or set {item.name}.patience to 0."
             )
+
+
+def check_measured(config: MethodConfig) -> None:
+    """Refuse a split on which choices are made and that is final too, on another number of tasks: it has one result.
+
+    Raises:
+        ConfigError: naming split and numbers.
+    """
+    asked = config.evaluation
+    both = sorted({*asked.splits} & {*asked.final_splits})
+    if both and asked.max_tasks != asked.final_max_tasks:
+        raise ConfigError(
+            f"evaluation.splits and evaluation.final_splits both have {both[0]!r}, on {asked.max_tasks or 'all'} and "
+            f"{asked.final_max_tasks or 'all'} tasks. Give max_tasks and final_max_tasks one value, or leave "
+            f"{both[0]!r} out of one of them."
+        )
 
 
 def check_splits(config: MethodConfig) -> None:

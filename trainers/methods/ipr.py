@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,8 @@ from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.stages import Start
 from trainers.training.config import DPOConfig, RewardConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class IPRConfig(MethodConfig):
 def run_ipr(config: IPRConfig, run: Run) -> Path | None:
     """π ← π_s ← SFT(D); repeat: act from every step of D, value the steps by π_s, π ← DPO + SFT on the pairs."""
     config = prepared(config)
+    _check_exploration(config)
     demonstrations = demonstrated(config, run)
     scorer = cloned(config, run, demonstrations)
     policy: Start = scorer
@@ -98,6 +102,16 @@ def run_ipr(config: IPRConfig, run: Run) -> Path | None:
         policies[f"ipr-{number}"] = policy
         measured(config, run, number, f"ipr-{number}", policy)
     return concluded(config, run, policies)
+
+
+def _check_exploration(config: IPRConfig) -> None:
+    """Say which settings of exploration have no effect along the expert's path."""
+    unused = {"attempts": 1, "epsilon": 0.0, "branch_fraction": 0.0, "max_tasks": None}
+    for name in (name for name, default in unused.items() if getattr(config.rollout, name) != default):
+        logger.warning(
+            "rollout.%s is %r and has no effect: IPR acts once from each step of each demonstration; "
+            "demonstrations.max_tasks and starts_per_task say how many", name, getattr(config.rollout, name),
+        )  # fmt: skip
 
 
 def _values(

@@ -79,7 +79,7 @@ def run_rlcd(config: RLCDConfig, run: Run) -> Path | None:
     here, player = run.iteration(1), explorer(config, 1, clone)
     if config.pairing.unit == "turn":
         episodes = explored(config, run, 1, clone)
-        contrasts = sample_turns(run, here / "contrasts.jsonl", episodes, player, config.pairing)
+        contrasts = sample_turns(run, here / "contrasts.jsonl", episodes, player, config.pairing, config.rollout)
         pairs = pair_turns(run, here / "pairs.jsonl", episodes, contrasts, player, config.pairing, config.rollout)
     else:
         played = replace(config.rollout, greedy_first=False, temperature=config.pairing.temperature)

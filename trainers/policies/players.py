@@ -60,6 +60,13 @@ class Player:
     load: Callable[[], Policy] = field(compare=False)
     recipe: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """How it is made again, as JSON values for a result file; the digest of its weights is added there."""
+    acting: ActingConfig | None = field(default=None, compare=False)
+    """How it writes, where ``source`` does not say so."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What a stage in which it plays has read."""
+        return {"policy": self.source, **({} if self.acting is None else {"acting": self.acting})}
 
 
 def model_player(start: Start, name: str, acting: ActingConfig) -> Player:
@@ -75,7 +82,7 @@ def model_player(start: Start, name: str, acting: ActingConfig) -> Player:
         policy = HFPolicy.load(start, name=name, **asdict(acting))  # type: ignore[arg-type]
         return note_recipe(policy, recipe)
 
-    return Player(name, start, load, recipe)
+    return Player(name, start, load, recipe, acting)
 
 
 def named_player(spec: str, options: Mapping[str, Any] | None = None) -> Player:

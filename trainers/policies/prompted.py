@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from icto_gym.dialogue import trajectory_messages
+from icto_gym.dialogue import Message, to_messages
 from trainers.pairing.prompt import PromptContrast, PromptPairingConfig, Question, prompted
-from trainers.pairing.whole import OPENING
 from trainers.policies.base import Answer, Policy, Turn, Usage, ask, derive_seed
 
 BATCH = 16
@@ -45,10 +45,22 @@ class PromptedPolicy:
         return self.config.sentences[number][self.side]
 
 
-def answer_twice(policy: Policy, asked: Sequence[Question], config: PromptPairingConfig) -> Iterator[PromptContrast]:
+class Shown(NamedTuple):
+    """What a policy sees besides an episode's own messages, when it acts."""
+
+    window: int | None = None
+    """How many of the latest observations stay in full; None: all."""
+    example: Sequence[Message] = ()
+    """Messages of a worked example."""
+
+
+def answer_twice(
+    policy: Policy, asked: Sequence[Question], config: PromptPairingConfig, shown: Shown | None = None
+) -> Iterator[PromptContrast]:
     """Sample each turn under both instructions, the turns of an episode in order, several episodes at a time.
 
     An episode keeps its name over its turns, so a policy that keeps what it has read reads each history once per side.
+    A history is written as it was when the episode was played (``shown``).
     """
     episodes: dict[str, list[Question]] = defaultdict(list)
     for item in asked:
@@ -58,11 +70,11 @@ def answer_twice(policy: Policy, asked: Sequence[Question], config: PromptPairin
         group = [episodes[name] for name in names[first : first + BATCH]]
         for place in range(max(map(len, group))):
             now = [items[place] for items in group if place < len(items)]
-            turns = [_turn(item, side, config) for item in now for side in (0, 1)]
+            turns = [_turn(item, side, config, shown or Shown()) for item in now for side in (0, 1)]
             answers = ask(policy, turns)
             for number, item in enumerate(now):
                 yield _contrast(item, *answers[2 * number : 2 * number + 2])
-        for turn in [_turn(items[0], side, config) for items in group for side in (0, 1)]:
+        for turn in [_turn(items[0], side, config, shown or Shown()) for items in group for side in (0, 1)]:
             getattr(policy, "forget", lambda name: None)(turn.episode)
 
 
@@ -76,9 +88,12 @@ def _contrast(item: Question, positive: Answer, negative: Answer) -> PromptContr
     )  # fmt: skip
 
 
-def _turn(item: Question, side: int, config: PromptPairingConfig) -> Turn:
+def _turn(item: Question, side: int, config: PromptPairingConfig, shown: Shown) -> Turn:
     trajectory, step = item.trajectory, item.step
-    history = trajectory_messages(trajectory)[: OPENING + 2 * step]
+    history = to_messages(
+        trajectory.system_prompt, trajectory.instruction, trajectory.steps[:step], trajectory.steps[step].observation,
+        example=shown.example, window=shown.window,
+    )  # fmt: skip
     messages = prompted(history, config.sentences[item.sentence][side])
     name = f"{trajectory.trajectory_id}{'+-'[side]}"
     info = {"task_id": trajectory.task_id, "instruction": trajectory.instruction}

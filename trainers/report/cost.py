@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import SAMPLED, TOKENS
 from trainers.report.data import RunData
 from trainers.report.markup import table, text
@@ -19,7 +18,7 @@ def cost(run: RunData) -> str:
     rows, sums = [], [0.0] * 5
     for stage in timed:
         name = str(stage.get("stage", "?"))
-        values = [*_tokens(run, name), stage["seconds"], stage.get("cpu_seconds")]
+        values = [*_tokens(run, stage), stage["seconds"], stage.get("cpu_seconds")]
         sums = [total + (value or 0) for total, value in zip(sums, values, strict=True)]
         rows.append([text(name), *_cells(values)])
     rows.append(["all", *_cells([total or None for total in sums])])
@@ -27,28 +26,17 @@ def cost(run: RunData) -> str:
     return table(head, rows, class_="facts", marked=len(rows) - 1)
 
 
-def _tokens(run: RunData, stage: str) -> list[float | None]:
+def _tokens(run: RunData, stage: Mapping[str, Any]) -> list[float | None]:
     """Episodes, tokens read and tokens written by a stage that plays; tokens read and trained by one that learns."""
-    lines = run.training.get(stage)
+    lines = run.training.get(str(stage.get("stage")))
     if lines:  # one that samples while it learns (PPO) plays as well
         sampled = [_sum(lines, f"{when}/{name}") for name in TOKENS for when in SAMPLED]
         read, learned = _sum(lines, "train/tokens"), _sum(lines, "train/scored_tokens")
         return [None, _plus(read, *sampled[:2]), _plus(learned, *sampled[2:])]
-    played = _played(run, stage)
-    if not played:
+    facts = stage.get("facts") or {}
+    if not all(name in facts for name in TOKENS):
         return [None, None, None]
-    extras = [episode.extra or {} for episode in played]
-    return [float(len(played)), _sum(extras, "prompt_tokens"), _sum(extras, "response_tokens")]
-
-
-def _played(run: RunData, stage: str) -> list[Trajectory]:
-    for item in run.evaluations:
-        if stage == f"evaluation/{item.label}/{item.split.replace('/', '_')}":
-            return item.trajectories
-    for iteration in run.iterations:
-        if stage == f"{iteration.folder.name}/trajectories":
-            return list(iteration.trajectories.values())
-    return []
+    return [_sum([facts], "episodes"), *(_sum([facts], name) or None for name in TOKENS)]
 
 
 def _plus(*values: float | None) -> float | None:

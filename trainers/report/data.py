@@ -18,6 +18,7 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.evaluation.metrics import Estimate, metrics_from_json, summarize
 from trainers.records import Likelihoods, PreferencePair, StepRewards, Verdict, read_records
+from trainers.runs import SUPERSEDED, superseded
 
 CLONED = ("sft", "bc", "cloning", "cloned")
 """Labels of the policy that results are compared with, the first that is there."""
@@ -146,26 +147,40 @@ class _Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.run = RunData(folder)
+        self.old = self._try(folder / SUPERSEDED, lambda _: superseded(folder), set())
 
     def read(self) -> RunData:
         run, folder = self.run, self.folder
         run.config = self._try(folder / "config.yaml", _read_yaml, {})
         run.demonstrations = self._trajectories(folder / "demonstrations.jsonl")
         for path in sorted(folder.glob("evaluation/*/*/")):
-            self._read_evaluation(path)
+            if path.relative_to(folder).as_posix() not in self.old:
+                self._read_evaluation(path)
         run.evaluations.sort(key=lambda item: (label_order(item.label), item.split))
+        records = (self._try(path, _read_object, {}) for path in folder.glob("stages/*.json") if _is_done(path))
+        finished = [item for item in records if item and item.get("stage") not in self.old]
+        run.stages = sorted(finished, key=lambda item: str(item.get("finished", "")))
         for path in sorted(folder.glob("iteration-*/")):
-            self._read_iteration(path)
+            if self._is_of_now(path.name):
+                self._read_iteration(path)
         for line in self._try(folder / "metrics.jsonl", read_lines, []):
-            run.training.setdefault(str(line.get("stage", "training")), []).append(line)
+            if line.get("stage") not in self.old:
+                run.training.setdefault(str(line.get("stage", "training")), []).append(line)
         for path in sorted([*folder.glob("*/probes.jsonl"), *folder.glob("*/*/probes.jsonl")]):
-            run.probes[path.parent.relative_to(folder).as_posix()] = self._try(path, read_lines, [])
+            stage = path.parent.relative_to(folder).as_posix()
+            if stage not in self.old:
+                run.probes[stage] = self._try(path, read_lines, [])
         for path in sorted(folder.glob("likelihoods/*.jsonl")):
             for item in self._records(path, Likelihoods):
                 run.likelihoods.setdefault(item.trajectory_id, {})[item.policy] = item
-        records = (self._try(path, _read_object, {}) for path in folder.glob("stages/*.json") if _is_done(path))
-        run.stages = sorted((item for item in records if item), key=lambda item: str(item.get("finished", "")))
         return run
+
+    def _is_of_now(self, iteration: str) -> bool:
+        """Not one that only a config had which the run no longer has."""
+        stages = [str(item.get("stage")) for item in self.run.stages]
+        return any(name.startswith(f"{iteration}/") for name in stages) or not any(
+            name.startswith(f"{iteration}/") for name in self.old
+        )
 
     def _read_evaluation(self, folder: Path) -> None:
         record = self._try(folder / "metrics.json", _read_object, {})

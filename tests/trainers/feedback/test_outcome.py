@@ -126,3 +126,9 @@ def test_any_text_gets_a_verdict_with_a_reason(steps, truncated):
     invalid = [t for t, (_, valid) in enumerate(steps) if not valid]
     verdict = RuleJudge().judge(play(commands, score=0.0, responses=commands, invalid=invalid, truncated=truncated))
     assert verdict.reason and 0.0 <= verdict.score <= 1.0 and verdict.accepted <= (verdict.score > 0)
+
+
+def test_an_end_at_the_last_allowed_step_is_no_cut():
+    """TimeLimit says truncated then as well as terminated."""
+    both = replace(play(["a"], score=0.5, truncated=True), terminated=True)
+    assert reason(both).startswith("well-formed")

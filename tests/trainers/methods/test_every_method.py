@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -360,3 +361,65 @@ def test_icto_variants_are_presets_and_each_says_something():
         assert from_mapping(config_class, preset_values(name, fit_to("icto", config_class)), name)
     with pytest.raises(ConfigError, match="says nothing that this method takes"):
         preset_values("icto-without-contrast", fit_to("bc", find_method("bc").config_class))
+
+
+def test_how_the_model_writes_is_an_input_of_all_that_it_plays(clone, tmp_path, caplog):
+    """Else a forced change would leave episodes, or halves of files, that were written otherwise."""
+    run_method("rlcd", tmp_path, **clone, dpo=DPO)
+    caplog.clear()
+    run_method("rlcd", tmp_path, **clone, dpo=DPO, acting={"max_new_tokens": 4, "batch_size": 3})
+    for stage in ("evaluation/sft/dev", "iteration-01/trajectories", "iteration-01/contrasts", "iteration-01/pairs"):
+        assert re.search(rf"{stage}: .*acting.* changed, starts anew", caplog.text), stage
+    caplog.clear()
+    run_method("rlcd", tmp_path, **clone, dpo=DPO, acting={"max_new_tokens": 4, "batch_size": 2})
+    assert "changed" not in caplog.text  # computing fewer at a time changes nothing
+
+
+def test_what_only_an_earlier_config_had_is_no_part_of_the_result(clone, tmp_path):
+    from trainers.report import read_run
+
+    def run_eto(iterations):
+        method = find_method("eto")
+        settings = {**clone, "iterations": iterations, "dpo": DPO}
+        config = from_mapping(method.config_class, merged(SMALL, settings), "the test")
+        with Run(tmp_path) as run:
+            run.save_config(config, "eto", force=True)
+            method.run(config, run)
+        return read_run(tmp_path), read_json(tmp_path / "budget.json")["stages"]
+
+    found, spent = run_eto(2)
+    assert len(found.iterations) == 2 and "iteration-02/trajectories" in spent
+    found, spent = run_eto(1)
+    assert [item.number for item in found.iterations] == [1] and "eto-2" not in found.labels
+    assert spent and not any(name.startswith(("iteration-02", "evaluation/eto-2")) for name in spent)
+    assert {item["stage"] for item in found.stages} == set(spent)
+    found, spent = run_eto(2)  # what was made for it counts again
+    assert len(found.iterations) == 2 and "evaluation/eto-2/dev" in spent
+
+
+def test_the_report_counts_what_every_stage_played(clone, tmp_path):
+    from trainers.report import read_run
+    from trainers.report.cost import _tokens
+
+    run, _ = run_method("ipr", tmp_path, **clone, iterations=1, dpo=DPO, monte_carlo={"samples": 1, "steps": "all"})
+    shown = {stage["stage"]: _tokens(read_run(tmp_path), stage) for stage in read_run(tmp_path).stages}
+    for name in ("continuations", "trajectories"):
+        recorded = facts(run, f"iteration-01.{name}")
+        wanted = [recorded[key] for key in ("episodes", "prompt_tokens", "response_tokens")]
+        assert shown[f"iteration-01/{name}"] == wanted and all(wanted)
+    assert shown["evaluation/sft/dev"][0] == 1
+
+
+def test_ipr_names_settings_of_exploration_that_it_does_not_have(clone, tmp_path, caplog):
+    run_method("ipr", tmp_path, **clone, iterations=1, dpo=DPO, pairing={"step_margin": None},
+               rollout={"attempts": 5, "epsilon": 0.5})  # fmt: skip
+    assert "rollout.attempts is 5 and has no effect" in caplog.text and "rollout.epsilon is 0.5" in caplog.text
+
+
+def test_the_best_of_n_is_a_result_like_others(clone, tmp_path):
+    from trainers.evaluation.result import read_result
+
+    run_method("best_of_n", tmp_path, **clone, samples=3)
+    result = read_result(tmp_path / "evaluation" / "best-of-3" / "test")
+    assert (result.label, result.decoding["best_of"], result.over_seeds) == ("best-of-3", 3, {})
+    assert len(result.episodes) == result.n_tasks == 2

@@ -57,6 +57,21 @@ def test_a_wrong_name_is_found_before_any_work(tmp_path, values, message):
     assert not (tmp_path / "demonstrations.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"evaluation": {"splits": ["dev"], "final_splits": ["dev"], "max_tasks": 1}}, "both have 'dev', on 1 and"),
+        ({"demonstrations": {"file": "nope.jsonl"}}, "demonstrations.file 'nope.jsonl' is not there"),
+    ],
+)
+def test_what_cannot_be_measured_or_read_is_found_before_any_work(tmp_path, values, message):
+    method = find_method("bc")
+    small = {"model": {"name": "tiny-random"}, "rollout": {"env_id": "icto_gym.testing:Scripted-v0"}}
+    config = from_mapping(method.config_class, {**small, **values}, "the test")
+    with Run(tmp_path) as run, pytest.raises(ConfigError, match=message):
+        method.run(config, run)
+
+
 def test_nat_refuses_to_ask_for_a_class_that_it_never_trained(tmp_path):
     good, bad = play(["search", "buy"], [0, 0.8], who="expert"), play(["search", "leave"], [0, 0.0])
     write_records(tmp_path / "demonstrations.jsonl", [good])

@@ -3,12 +3,13 @@
 import pytest
 from episodes import play
 
+from icto_gym.dialogue import OMITTED, Message
 from icto_gym.errors import ConfigError
 from trainers.models.loading import load_model
 from trainers.pairing.prompt import PromptPairingConfig, questions
 from trainers.policies.base import Usage
 from trainers.policies.hf import HFPolicy
-from trainers.policies.prompted import _turn, answer_twice
+from trainers.policies.prompted import Shown, _turn, answer_twice
 
 TINY = load_model("tiny-random")
 CONFIG = PromptPairingConfig(seed=3)
@@ -37,7 +38,7 @@ def test_each_contrast_holds_the_tokens_read_and_written_for_both_answers():
     found = {(item.trajectory_id, item.step): item for item in answer_twice(policy(), asked, CONFIG)}
     assert len(found) == 4
     for item in asked:
-        written = policy().write([_turn(item, side, CONFIG) for side in (0, 1)])
+        written = policy().write([_turn(item, side, CONFIG, Shown()) for side in (0, 1)])
         contrast = found[item.trajectory.trajectory_id, item.step]
         assert [contrast.positive, contrast.negative] == [answer.text for answer in written]
         assert contrast.prompt_tokens == sum(len(answer.prompt) for answer in written) > 0
@@ -57,3 +58,12 @@ def test_a_policy_that_answers_too_few_turns_is_named():
     broken.act = lambda turns: ["Action: look"]
     with pytest.raises(ConfigError, match="'counting' gave 1 responses to 2 turns"):
         list(answer_twice(broken, questions(EPISODES, CONFIG)[:1], CONFIG))
+
+
+def test_a_turn_is_answered_with_the_example_and_the_window_it_was_played_with():
+    example = [Message("user", "Open b."), Message("assistant", "Action: open b")]
+    item = next(found for found in questions(EPISODES, CONFIG) if found.step == 2)
+    messages = _turn(item, 0, CONFIG, Shown(window=1, example=example)).messages
+    assert list(messages[2:4]) == example and OMITTED in [message.content for message in messages]
+    plain = _turn(item, 0, CONFIG, Shown()).messages
+    assert len(plain) == len(messages) - 2 and OMITTED not in [message.content for message in plain]
