@@ -29,7 +29,7 @@ class FirstHit:
         if "buy now" not in texts:
             return f"click[{next((text for text in texts if text.startswith('b0')), 'back to search')}]"
         done = "".join(message.content for message in turn.messages if message.role == "assistant")
-        for option in texts[texts.index("< prev") + 1 : texts.index("description")]:
+        for option in texts[texts.index("buy now") + 1 :]:
             if f" {option} " in f" {wish} " and f"click[{option}]" not in done:
                 return f"click[{option}]"
         return "click[buy now]"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
+
+from icto_gym.errors import ConfigError
 
 T = TypeVar("T")
 _OFF = ("none", "null", "false", "off")
@@ -23,6 +26,7 @@ def parse_flags(cls: type[T], arguments: Sequence[str], *, default: T | None = N
         words: ``prog`` and ``description`` for the help text.
 
     Raises:
+        ConfigError: a number is not finite.
         SystemExit: 0 after ``--help``, 2 on wrong usage (tyro has printed why).
     """
     import tyro
@@ -32,7 +36,7 @@ def parse_flags(cls: type[T], arguments: Sequence[str], *, default: T | None = N
         if default is not None:
             words["default"] = default
         cli: Any = tyro.cli
-        return cli(cls, args=arguments, config=(tyro.conf.AvoidSubcommands,), **words)
+        return _finite(cli(cls, args=arguments, config=(tyro.conf.AvoidSubcommands,), **words))
 
 
 def _flag_rules() -> Any:
@@ -55,6 +59,22 @@ def _flag_rules() -> Any:
         )
 
     return registry
+
+
+def _finite(config: T, place: str = "--") -> T:
+    """Refuse nan and inf, as YAML does.
+
+    Raises:
+        ConfigError: naming the flag.
+    """
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, flag = getattr(config, field.name), place + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            _finite(value, f"{flag}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ConfigError(f"{flag} is {number!r}; give a finite number.")
+    return config
 
 
 def _without_sections(cls: type[T], arguments: list[str], default: T | None) -> tuple[list[str], T | None]:

@@ -61,7 +61,7 @@ examples:
   icto play icto/WebShop-v0 --split dev --index 3
   icto run icto --config examples/configs/demo.yaml --run runs/demo
   icto run icto --config examples/configs/demo.yaml --dpo.beta 0.2 --run runs/beta02
-  icto evaluate hf:runs/demo/sft/checkpoint --env-id icto/WebShop-v0 --split test --out runs/demo/again
+  icto evaluate hf:runs/demo/sft/checkpoint --config examples/configs/demo.yaml --split test --out runs/demo-test
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (the same command continues)
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import tyro
 from icto_gym.errors import ConfigError, check_name
 from icto_gym.files import write_json
 from trainers import stages
+from trainers.cli.flags import take_option
 from trainers.cli.parsing import ConfigFile, Flat, parse
 from trainers.evaluation.evaluate import Decoding, chosen_manifest
 from trainers.evaluation.metrics import METRICS, Scoring
@@ -24,6 +25,7 @@ from trainers.evaluation.result import Result, read_result
 from trainers.evaluation.tables import side_by_side
 from trainers.evaluation.verdict import MAIN, Verdict, compare_results, what_differs
 from trainers.policies.players import Player, named_player, recorded_player, weights_digest
+from trainers.presets import read_config
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 
@@ -102,6 +104,14 @@ class EvaluateCommand:
 def evaluate(arguments: list[str]) -> None:
     """``icto evaluate``."""
     command = parse(EvaluateCommand, arguments, prog="icto evaluate", examples=EVALUATE_EXAMPLES, section="rollout")
+    _check_options(command, arguments)
+    if (
+        command.config
+        and "rollout" in read_config(str(command.config))
+        and take_option(arguments, "--max-tasks") is None
+    ):
+        # a method's section says how many tasks are explored
+        command = replace(command, settings=replace(command.settings, max_tasks=None))
     for name in command.metrics:
         check_name(name, METRICS, "metric")
     if command.repeat is not None:
@@ -121,7 +131,7 @@ def _play(command: EvaluateCommand) -> list[Result]:
         raise ConfigError("Give --out, the folder for the episodes and their numbers.")
     if not command.split or len(set(command.split)) < len(command.split):
         raise ConfigError(f"--split is {' '.join(command.split)!r}; name one or several splits, each once.")
-    player = named_player(command.policy, command.policy_options)
+    player = named_player(command.policy, {**_acting(command), **command.policy_options})
     asked = RolloutConfig(**{item.name: getattr(command.settings, item.name) for item in fields(RolloutConfig)})
     decode = Decoding(command.temperature, command.seeds)
     configs = [stages.greedy(asked, split, asked.max_tasks, optimal=asked.optimal_actions) for split in command.split]
@@ -134,6 +144,31 @@ def _play(command: EvaluateCommand) -> list[Result]:
             label = command.label or player.name
             found.append(_evaluate_into(run, player, config, label, decode, command.scoring))
     return found
+
+
+def _acting(command: EvaluateCommand) -> dict[str, Any]:
+    """How the method of ``--config`` has its model write."""
+    if command.config is None or not str(command.policy).startswith("hf:"):
+        return {}
+    return dict(read_config(str(command.config)).get("acting") or {})
+
+
+def _check_options(command: EvaluateCommand, arguments: Sequence[str]) -> None:
+    """Refuse flags of playing where nothing is played, or where the result says how.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    ways = [f"--{name}" for name, given in (("repeat", command.repeat), ("from", command.from_)) if given]
+    if len(ways) > 1:
+        raise ConfigError("--repeat plays a result again and --from scores episodes without playing; give one of them.")
+    kept = {"--repeat", "--from", "--out", "--metrics", "--format", "--label"}
+    if ways:
+        kept |= {"--trust", "--policy-options"} if command.repeat else {"--gamma", "--success-threshold"}
+        given = (word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--"))
+        odd = [flag for flag in dict.fromkeys(given) if flag not in kept and not flag.startswith("--scoring")]
+        if odd:
+            raise ConfigError(f"{', '.join(odd)} has no effect beside {ways[0]}; leave it out.")
 
 
 def _evaluate_into(

@@ -34,7 +34,7 @@ examples:
 EXAMPLES = {
     "sft": """
 icto train sft runs/a/demonstrations.jsonl --out runs/a/sft
-icto train sft runs/a/demonstrations.jsonl --config smollm2-cpu --optimizer.learning-rate 5e-4 --out runs/a/sft
+icto train sft runs/a/demonstrations.jsonl --config smollm2-cpu --learning-rate 5e-4 --out runs/a/sft
 """,
     "dpo": """
 icto train dpo runs/a/pairs.jsonl --start runs/a/sft/checkpoint --beta 0.2 --out runs/a/dpo

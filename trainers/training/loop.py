@@ -308,8 +308,19 @@ def _keep_probed(engine: Engine, position: Position, config: OptimizerConfig, ou
 
 
 def _keep(engine: Engine, folder: Path, facts: Mapping[str, Any], save: Save) -> None:
+    _check_weights(engine)
     weights = engine.weights()  # gathered by all, written by the first
     distributed.on_first(lambda: save(folder, facts, weights))
+
+
+def _check_weights(engine: Engine) -> None:
+    """The last step's own loss says nothing of what it did to the weights."""
+    broken = [name for name, value in engine.parameters.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise TrainingError(
+            f"{len(broken)} of {len(engine.parameters)} trained tensors, {broken[0]} among them, hold numbers that "
+            "are not finite. Lower the learning rate or max_grad_norm."
+        )
 
 
 def _score(value: float) -> float:

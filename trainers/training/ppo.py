@@ -19,19 +19,21 @@ import torch
 from torch import Tensor
 
 from icto_gym.dialogue import Message
+from icto_gym.errors import ConfigError
 from icto_gym.files import write_text
 from trainers import distributed
 from trainers.batches import PPOBatch, collate, split_to_fit
 from trainers.losses import clip_fraction, clipped_surrogate_loss, value_loss
 from trainers.markers import start_markers
 from trainers.models.actor_critic import ActorCritic
-from trainers.models.loading import LoadedModel, load_model
+from trainers.models.loading import LoadedModel, load_model, read_checkpoint
 from trainers.models.reward_model import RewardModel
 from trainers.training.answers import Prompts, Rollout, Sampler
 from trainers.training.checkpoint import begin, data_digest, describe_start, drop_folders, save_checkpoint, saved_step
 from trainers.training.config import PPOConfig
 from trainers.training.engine import check_scoring, make_engine, prepare
 from trainers.training.loop import Log, Save, fit, total_steps
+from trainers.training.preference_reward import TARGETS as PREFERENCE
 from trainers.training.sft import Probe, Start
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ def train_ppo(
     Returns:
         The checkpoint folder ``out/checkpoint``: the policy without the value head.
     """
+    _check_reward(reward)
     markers, out = start_markers(start), Path(out)
     asked = [prompt if markers is None else markers.best.apply_to_prompt(prompt) for prompt in prompts]
     facts = {**_facts(asked, reward, start, config), **({} if markers is None else {"markers": markers.to_dict()})}
@@ -97,6 +100,15 @@ def train_ppo(
     )
     distributed.on_first(lambda: drop_folders(out, "rollout-"))
     return checkpoint
+
+
+def _check_reward(folder: Path) -> None:
+    fitted = read_checkpoint(folder).get("targets")
+    if fitted != PREFERENCE:
+        raise ConfigError(
+            f"{folder} was fitted to {fitted!r}, so its values are no rewards of answers. Fit one to pairs of answers "
+            "with `icto train preference`."
+        )
 
 
 def _facts(prompts: Sequence[Sequence[Message]], reward: Path, start: Start, config: PPOConfig) -> dict[str, Any]:

@@ -48,3 +48,9 @@ def test_the_help_says_how(capsys):
 
 def test_an_option_is_read_ahead_in_either_spelling():
     assert [take_option(words, "--config") for words in (["--config", "a"], ["--config=b"], ["x"])] == ["a", "b", None]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_numbers_without_end_are_refused_as_in_yaml(number):
+    with pytest.raises(ConfigError, match=r"--dpo\.chosen-penalty is .*; give a finite number"):
+        parse_flags(ICTOConfig, ["--dpo.chosen-penalty", number], default=ICTOConfig())

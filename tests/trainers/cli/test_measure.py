@@ -9,6 +9,8 @@ import pytest
 
 from icto_gym.store import TrajectoryStore
 from trainers.cli.main import main
+from trainers.evaluation.metrics import Scoring
+from trainers.evaluation.rescore import rescore
 from trainers.evaluation.result import read_result
 from trainers.records import write_records
 
@@ -249,3 +251,43 @@ def test_an_output_that_is_a_folder_is_refused_and_nothing_in_it_removed(played,
     source = str(played / "expert" / "trajectories.jsonl")
     assert main([verb, source, "--format", "trajectories", "--out", str(kept.parent)]) == 2
     assert "is a folder" in capsys.readouterr().err and kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--repeat", "a", "--from", "b"], "give one of them"),
+        (["--repeat", "a", "--gamma", "0.5"], "--gamma has no effect beside --repeat"),
+        (["--from", "b", "--split", "test", "--max-tasks=1"], "--split, --max-tasks has no effect beside --from"),
+    ],
+)
+def test_flags_without_effect_are_refused(words, says, capsys):
+    assert main(["evaluate", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_attempts_that_cover_other_tasks_each_are_no_seeds(played, tmp_path):
+    episodes = list(TrajectoryStore(played / "random" / "trajectories.jsonl"))
+    best = {}
+    for number, item in enumerate(episodes):
+        if item.task_id not in best or number % 2:
+            best[item.task_id] = item
+    write_records(tmp_path / "best.jsonl", list(best.values()))
+    assert len({item.trajectory_id.rpartition("#")[2] for item in best.values()}) > 1
+    result = rescore(tmp_path / "best.jsonl", Scoring())
+    assert result.over_seeds == {} and result.metrics
+    assert rescore(played / "random" / "trajectories.jsonl", Scoring()).over_seeds
+
+
+def test_a_methods_config_says_how_its_model_is_measured(tmp_path, capsys):
+    """Brief prompts and short answers, as in the run; but not on as many tasks as it explored."""
+    config = tmp_path / "c.yaml"
+    config.write_text(f"rollout: {{env_id: {ENV}, brief: true, max_tasks: 1}}\nacting: {{max_new_tokens: 5}}\n")
+    words = ["evaluate", "hf:tiny-random", "--config", str(config), "--split", "test"]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 0
+    found = read_result(tmp_path / "a")
+    assert (found.decoding["brief"], found.decoding["max_new_tokens"], found.n_tasks) == (True, 5, 8)
+    more = ["--max-tasks", "2", "--policy-options", "{max_new_tokens: 4}"]
+    assert main([*words, *more, "--out", str(tmp_path / "b")]) == 0
+    found = read_result(tmp_path / "b")
+    assert (found.decoding["max_new_tokens"], found.n_tasks) == (4, 2)

@@ -10,9 +10,10 @@ import torch
 from icto_gym.errors import ConfigError, DataError
 from trainers.models.loading import load_model
 from trainers.models.tiny import tiny_model
-from trainers.training.checkpoint import load_state, save_state
+from trainers.training.checkpoint import TrainingError, load_state, save_state
 from trainers.training.config import OptimizerConfig
 from trainers.training.engine import Engine, check_scoring, prepare
+from trainers.training.loop import _keep
 
 
 def engine(total=10, **settings):
@@ -184,3 +185,10 @@ def test_a_torn_state_is_named_with_the_mend(tmp_path, name):
 def test_settings_without_end_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is inf; it must be a finite number"):
         OptimizerConfig(**{name: float("inf")})
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(tmp_path):
+    one = engine()
+    one.module.weight.data[0, 0] = float("inf")
+    with pytest.raises(TrainingError, match=r"1 of 2 trained tensors, weight among them"):
+        _keep(one, tmp_path / "checkpoint", {}, lambda *_: pytest.fail("was saved"))
