@@ -377,7 +377,8 @@ def best_of(run: Run, out: Path, player: Player, config: RolloutConfig, *, label
                 best[item.task_id] = item
         write_records(out / "trajectories.jsonl", list(best.values()))
         rows = make_rows(best.values(), Scoring())
-        how = {**decoding(policy, config, config.temperature), "best_of": config.attempts}  # by the true reward
+        note = f"upper bound: the best of {config.attempts} attempts by the true reward, which no agent sees"
+        how = {**decoding(policy, config, config.temperature), "best_of": config.attempts, "note": note}
         result = Result(
             label=label, policy=policy.name, env_id=config.env_id, env_kwargs=dict(config.env_kwargs),
             split=config.split, manifest_digest=manifest.digest, n_tasks=len(manifest), episodes=rows,

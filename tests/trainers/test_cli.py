@@ -126,9 +126,9 @@ def test_a_stage_reads_its_section_of_a_methods_config(tmp_path, capsys):
 
 
 def test_an_evaluation_takes_its_environment_from_a_methods_config_and_never_explores(tmp_path, capsys):
-    (tmp_path / "my.yaml").write_text(f"rollout:\n  env_id: {ENV}\n  max_tasks: 3\n  window: 2\n  epsilon: 0.5\n")
+    (tmp_path / "my.yaml").write_text(f"rollout:\n  env_id: {ENV}\n  max_tasks: 1\n  window: 2\n  epsilon: 0.5\n")
     words = ["expert", "--config", str(tmp_path / "my.yaml"), "--split", "test", "--out", str(tmp_path / "e")]
-    assert main(["evaluate", *words]) == 0
+    assert main(["evaluate", *words, "--max-tasks", "3"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["split"], result["n_tasks"], result["decoding"]["window"]) == ("test", 3, 2)
     assert result["metrics"]["success_rate"]["value"] == 1.0

@@ -25,7 +25,7 @@ TRAIN_HELP = """usage: icto train sft|dpo|reward|preference|ppo ...
   sft         trajectories -> a policy that imitates them
   dpo         pairs -> a policy that prefers their chosen sides
   reward      trajectories -> a model that predicts what each step is worth
-  preference  pairs of single turns -> a model that rates a reply (Bradley-Terry)
+  preference  pairs -> a model that rates a reply, where it ends (Bradley-Terry)
   ppo         pairs and such a model -> a policy whose own replies to the pairs' prompts it rates higher
 
 examples:
@@ -98,10 +98,10 @@ class RewardCommand(_Training):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceCommand(_Training):
-    """Fit a reward model to preferences between single turns (Bradley-Terry)."""
+    """Fit a reward model to preferences (Bradley-Terry), read where a side's last reply ends."""
 
     pairs: Annotated[Path, tyro.conf.Positional]
-    """File of pairs of single turns."""
+    """File of pairs."""
     settings: Annotated[RewardConfig, Flat] = field(default_factory=RewardConfig)
 
 

@@ -38,7 +38,7 @@ def train_preference_reward(
     """Fit R(x, y) by the Bradley-Terry loss; resumes where a killed call stopped.
 
     Args:
-        pairs: which answer is preferred to which, a single message each; the reward is read at its end.
+        pairs: what is preferred to what; the reward is read where a side's last reply is complete.
         start: model or policy checkpoint whose backbone is used; an adapter in it goes on learning. If it was trained
             with markers, prompts are read under that of the best class, as the policy reads them.
         config: optimiser and data settings.
@@ -114,7 +114,6 @@ class AnswerPairPlan:
         tasks: dict[int, str] = {}
         limit = min(config.max_length, model.max_length)
         for number, pair in enumerate(pairs):
-            _check_answers(pair, number)
             sides = _encoded(model.tokenizer, pair, marker)
             if max(len(side.input_ids) for side in sides) <= limit:  # else an answer's end is not there
                 tasks[len(self.pairs)] = pair.task_id
@@ -163,15 +162,6 @@ class AnswerPairPlan:
             "holdout/accuracy": float((chosen > rejected).float().mean()),
             "holdout/loss": float(bradley_terry_loss(chosen, rejected).mean()),
         }
-
-
-def _check_answers(pair: PreferencePair, number: int) -> None:
-    longest = max(len(pair.chosen), len(pair.rejected))
-    if longest > 1:
-        raise DataError(
-            f"Pair {number} ({pair.chosen_id} over {pair.rejected_id}) has a side of {longest} messages; what is "
-            "fitted is the reward of single answers. Make pairs of single turns, as `icto run rlcd` does."
-        )
 
 
 def _encoded(tokenizer: Any, pair: PreferencePair, marker: Marker | None) -> tuple[Encoded, Encoded]:

@@ -153,7 +153,10 @@ def generate(seed: int = SEED) -> MiniData:
     human_ins, splits = _requests(dice, families)
     members = dice.shuffled([member for family in families for member in family.members])
     ins = {member.item["asin"]: _attribute_record(member) for member in members}
-    return MiniData([member.item for member in members], ins, human_ins, splits)
+    made = MiniData([member.item for member in members], ins, human_ins, splits)
+    # The cache's text sorts keys, and that order is seen: it is the order of a page's options. Whoever generates the
+    # data must see what all others will read.
+    return MiniData(**json.loads(_text(made)))
 
 
 def _codes(dice: Dice, count: int) -> list[str]:

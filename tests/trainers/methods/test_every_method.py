@@ -276,7 +276,7 @@ def test_best_of_n_keeps_the_best_attempt_and_says_that_it_is_a_bound(clone, tmp
     run, _ = run_method("best_of_n", tmp_path, **clone, samples=3)
     here = run.path("evaluation", "best-of-3", "test")
     record = read_json(here / "metrics.json")
-    assert "upper bound" in record["note"] and record["decoding"]["temperature"] == 0.7
+    assert "upper bound" in record["decoding"]["note"] and record["decoding"]["temperature"] == 0.7
     attempts = list(TrajectoryStore(here / "attempts.jsonl"))
     kept = {item.task_id: item.score for item in TrajectoryStore(here / "trajectories.jsonl")}
     assert len(attempts) == 6 and len(kept) == 2

@@ -54,7 +54,7 @@ def opened(folder):
 def sampled(run, episodes, player=TINY):
     out = run.iteration(1) / "contrasts.jsonl"
     with Run(run.folder) as run:
-        sample_turns(run, out, episodes, player, PAIRING)
+        sample_turns(run, out, episodes, player, PAIRING, ENVIRONMENT)
     return facts_of(run, out), read_records(out, PromptContrast)
 
 
