@@ -210,7 +210,7 @@ def test_every_method_ends_as_if_nothing_had_happened(tmp_path, method):
     draw = random.Random(method)
     plans: list[tuple[str, float]] = [("operation", draw.randint(3, 40)) for _ in range(4)]
     if method == "rlcd rm_ppo":  # to its latest stages
-        plans = [("operation", draw.randint(20, 120)) for _ in range(8)]
+        plans = [("iteration-01.reward", 9), ("iteration-01.ppo", 14), ("iteration-01.ppo", 8), *plans]
     settings = merged(yaml.safe_load(COMMON), yaml.safe_load(OTHERS[method]) or {})
     if "file" in settings["demonstrations"]:
         write_records(tmp_path / "terse.jsonl", terse_demonstrations())
