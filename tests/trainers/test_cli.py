@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,13 @@ def test_tasks_lists_splits_with_sizes_and_digests(capsys):
     assert [line.split()[1:3] for line in lines[1:]] == [["train", "12"], ["dev", "4"], ["test", "8"]]
     assert main(["tasks", ENV, "--split", "dev"]) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith("scripted/dev/12\tfetch\t")
+
+
+@pytest.mark.parametrize(("env_id", "says"), [("gymnasium:CartPole-v1", "not a TextEnv"), ("foo:bar-v0", "foo")])
+def test_environments_without_tasks_are_named(env_id, says, capsys):
+    assert main(["tasks", env_id]) in (1, 2)
+    err = capsys.readouterr().err
+    assert re.search(says, err) and "Traceback" not in err
 
 
 def test_a_person_plays_with_hints(capsys, monkeypatch):
