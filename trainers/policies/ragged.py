@@ -172,13 +172,22 @@ def _ragged_attention(model: Any, running: RaggedPass) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(IMPLEMENTATION, _attention)
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation, _current.value = IMPLEMENTATION, running
+    before = [(config, config._attn_implementation) for config in _configurations(model)]
+    for config, _ in before:
+        config._attn_implementation = IMPLEMENTATION
+    _current.value = running
     try:
         yield
     finally:
-        config._attn_implementation, _current.value = before, None
+        _current.value = None
+        for config, implementation in before:
+            config._attn_implementation = implementation
+
+
+def _configurations(model: Any) -> list[Any]:
+    """Of the model and of its layers, which may have their own: in training they read a copy without dropout."""
+    found = [getattr(module, "config", None) for module in model.modules()]
+    return list({id(config): config for config in found if hasattr(config, "_attn_implementation")}.values())
 
 
 class CachedEngine:

@@ -15,6 +15,8 @@ from trainers.policies.hf import HFPolicy
 from trainers.policies.kv_cache import ENDED_KEPT, CacheShape, KVCache, common_prefix, shared_beginning
 from trainers.policies.ragged import CachedEngine, cache_shape, reproduces
 from trainers.tokenization import encode_prompt
+from trainers.training.config import DPOConfig
+from trainers.training.engine import prepare
 
 TINY = load_model("tiny-random")
 
@@ -239,3 +241,16 @@ def test_the_common_prefix_of_two_sequences():
 def test_smollm2_says_the_same_as_transformers_generate():
     loaded = load_model("smollm2-135m-instruct")
     assert play(policy(loaded), episodes=3, turns=3) == generate_all(loaded, episodes=3, turns=3)
+
+
+@pytest.mark.parametrize("lora", [LoRAConfig(r=4), None])
+@pytest.mark.parametrize("dropout", [True, False])
+def test_a_policy_in_training_is_watched_over_kept_keys_and_values(lora, dropout):
+    """Without dropout its layers read a configuration of their own; every turn read anew takes several times as long."""
+    loaded = load_model(ModelConfig(name="tiny-random", lora=lora), trainable=True)
+    assert prepare(loaded.model, DPOConfig(), dropout=dropout)
+    with merged_for_generation(loaded.model) as merged:
+        assert isinstance(HFPolicy(merged, loaded.tokenizer)._engine, CachedEngine)
+    assert {item.config._attn_implementation for item in loaded.model.modules() if hasattr(item, "layer_idx")} == {
+        "icto_segments"
+    }
