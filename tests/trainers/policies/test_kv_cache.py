@@ -246,7 +246,7 @@ def test_smollm2_says_the_same_as_transformers_generate():
 @pytest.mark.parametrize("lora", [LoRAConfig(r=4), None])
 @pytest.mark.parametrize("dropout", [True, False])
 def test_a_policy_in_training_is_watched_over_kept_keys_and_values(lora, dropout):
-    """Without dropout its layers read a configuration of their own; every turn read anew takes several times as long."""
+    """Without dropout its layers read a configuration of their own; reading every turn anew takes far longer."""
     loaded = load_model(ModelConfig(name="tiny-random", lora=lora), trainable=True)
     assert prepare(loaded.model, DPOConfig(), dropout=dropout)
     with merged_for_generation(loaded.model) as merged:
