@@ -105,12 +105,7 @@ def evaluate(arguments: list[str]) -> None:
     """``icto evaluate``."""
     command = parse(EvaluateCommand, arguments, prog="icto evaluate", examples=EVALUATE_EXAMPLES, section="rollout")
     _check_options(command, arguments)
-    if (
-        command.config
-        and "rollout" in read_config(str(command.config))
-        and take_option(arguments, "--max-tasks") is None
-    ):
-        # a method's section says how many tasks are explored
+    if _explores(command) and take_option(arguments, "--max-tasks") is None:
         command = replace(command, settings=replace(command.settings, max_tasks=None))
     for name in command.metrics:
         check_name(name, METRICS, "metric")
@@ -146,6 +141,11 @@ def _play(command: EvaluateCommand) -> list[Result]:
     return found
 
 
+def _explores(command: EvaluateCommand) -> bool:
+    """Whether ``--config`` is a method's, whose section says how many tasks are explored, not measured."""
+    return command.config is not None and "rollout" in read_config(str(command.config))
+
+
 def _acting(command: EvaluateCommand) -> dict[str, Any]:
     """How the method of ``--config`` has its model write."""
     if command.config is None or not str(command.policy).startswith("hf:"):
@@ -163,10 +163,11 @@ def _check_options(command: EvaluateCommand, arguments: Sequence[str]) -> None:
     if len(ways) > 1:
         raise ConfigError("--repeat plays a result again and --from scores episodes without playing; give one of them.")
     kept = {"--repeat", "--from", "--out", "--metrics", "--format", "--label"}
+    scoring = {f"--{item.name.replace('_', '-')}" for item in fields(Scoring)}
     if ways:
-        kept |= {"--trust", "--policy-options"} if command.repeat else {"--gamma", "--success-threshold"}
+        kept |= {"--trust", "--policy-options"} if command.repeat else scoring
         given = (word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--"))
-        odd = [flag for flag in dict.fromkeys(given) if flag not in kept and not flag.startswith("--scoring")]
+        odd = [flag for flag in dict.fromkeys(given) if flag not in kept]
         if odd:
             raise ConfigError(f"{', '.join(odd)} has no effect beside {ways[0]}; leave it out.")
 

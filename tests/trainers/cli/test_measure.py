@@ -266,6 +266,12 @@ def test_flags_without_effect_are_refused(words, says, capsys):
     assert says in capsys.readouterr().err
 
 
+def test_all_that_scoring_takes_may_stand_beside_from(played, capsys):
+    file = str(played / "expert" / "trajectories.jsonl")
+    words = ["--gamma", "0.5", "--success_threshold", "0.5", "--loop-repeats", "4", "--format", "table"]
+    assert main(["evaluate", "--from", file, *words]) == 0
+
+
 def test_attempts_that_cover_other_tasks_each_are_no_seeds(played, tmp_path):
     episodes = list(TrajectoryStore(played / "random" / "trajectories.jsonl"))
     best = {}
