@@ -4,6 +4,7 @@
     python benchmarks/methods.py --budget full --seeds 0 1 2               # about 4 hours a seed
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
+    python benchmarks/methods.py --budget small --seeds 2 --keep     # seeds whose folders are gone stay in the table
 
 Every method starts from the same clone and the same demonstrations, explores the same training tasks, and has the same
 number of settings to try; the best on dev by average reward (the clone itself included) is asked test and ood once.

@@ -271,7 +271,7 @@ class Run:
         if strange and not (before or self.redo or adds or partial):
             raise ConfigError(
                 f"{strange[0]} is there, and was not made by {name} in {self.folder}, so it would be lost. "
-                "Choose another --out."
+                "Choose another --out, or remove it first."
             )
         if before and before["inputs"] != digests and left:
             changed = sorted(key for key in digests if before["inputs"].get(key) != digests[key]) or ["inputs"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.errors import DataError
+from trainers.models import smollm2, tiny
 from trainers.models.config import ModelConfig
 
 _SAMPLES, _PIECE = 64, 4096
@@ -57,6 +58,8 @@ def check_base(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _is_local(name: str) -> bool:
+    if name == smollm2.NAME or name.partition(":")[0] == tiny.NAME:  # whatever folder has this name here
+        return False
     path = Path(name)
     return path.is_dir() or (path.suffix == ".gguf" and path.is_file())
 

@@ -40,36 +40,23 @@ def test_a_value_that_cannot_work_is_refused(method, values, message):
         from_mapping(find_method(method).config_class, values, "the test")
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"judge": {"judge": "rulez"}}, "Did you mean 'rules'"),
-        ({"dpo": {"probe_metric": "dev/invalid_action_share"}}, "Unknown dpo.probe_metric"),
-        ({"dpo": {"probe_metric": "dev/sucess_rate"}}, "dpo.probe_metric.*Did you mean 'dev/success_rate'"),
-    ],
-)
-def test_a_wrong_name_is_found_before_any_work(tmp_path, values, message):
-    method = find_method("icto")
+BEFORE_ANY_WORK = [
+    ("icto", {"judge": {"judge": "rulez"}}, "Did you mean 'rules'"),
+    ("icto", {"dpo": {"probe_metric": "dev/invalid_action_share"}}, "Unknown dpo.probe_metric"),
+    ("icto", {"dpo": {"probe_metric": "dev/sucess_rate"}}, "dpo.probe_metric.*Did you mean 'dev/success_rate'"),
+    ("bc", {"evaluation": {"splits": ["dev"], "final_splits": ["dev"], "max_tasks": 1}}, "both have 'dev', on 1 and"),
+    ("bc", {"demonstrations": {"file": "nope.jsonl"}}, "demonstrations.file 'nope.jsonl' is not there"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "message"), BEFORE_ANY_WORK)
+def test_what_cannot_be_done_is_found_before_any_work(tmp_path, name, values, message):
+    method = find_method(name)
     small = {"model": {"name": "tiny-random"}, "rollout": {"env_id": "icto_gym.testing:Scripted-v0"}}
     config = from_mapping(method.config_class, {**small, **values}, "the test")
     with Run(tmp_path) as run, pytest.raises(ConfigError, match=message):
         method.run(config, run)
     assert not (tmp_path / "demonstrations.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"evaluation": {"splits": ["dev"], "final_splits": ["dev"], "max_tasks": 1}}, "both have 'dev', on 1 and"),
-        ({"demonstrations": {"file": "nope.jsonl"}}, "demonstrations.file 'nope.jsonl' is not there"),
-    ],
-)
-def test_what_cannot_be_measured_or_read_is_found_before_any_work(tmp_path, values, message):
-    method = find_method("bc")
-    small = {"model": {"name": "tiny-random"}, "rollout": {"env_id": "icto_gym.testing:Scripted-v0"}}
-    config = from_mapping(method.config_class, {**small, **values}, "the test")
-    with Run(tmp_path) as run, pytest.raises(ConfigError, match=message):
-        method.run(config, run)
 
 
 def test_nat_refuses_to_ask_for_a_class_that_it_never_trained(tmp_path):

@@ -53,6 +53,13 @@ def test_another_base_in_the_same_folder_is_another_start(saved):
     assert base_digest("tiny-random") is None and "base_digest" not in describe_start("tiny-random")
 
 
+def test_a_folder_with_a_built_in_models_name_is_not_that_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-random").mkdir()
+    save_checkpoint(tmp_path / "adapter", load_model(ModelConfig("tiny-random", lora=LORA), trainable=True), {})
+    assert load_model(tmp_path / "adapter").config.name == "tiny-random"
+
+
 def test_one_changed_weight_file_of_several_changes_the_digest(tmp_path):
     for number in range(2):
         (tmp_path / f"part-{number}.safetensors").write_bytes(bytes([number]) * 1_000_000)
