@@ -16,9 +16,10 @@ TOKENS = ("prompt_tokens", "response_tokens")
 """What stages record of a policy's reading and writing."""
 SAMPLED = ("sampled", "final")
 """Where PPO's log holds them: at the first step of each iteration, and at the last step for answers of the result."""
-COSTS = (*TOKENS, "trained_tokens")
+COSTS = (*TOKENS, "trained_tokens", "probe_tokens", "scoring_tokens")
 """What stages record of their cost, in tokens: read and written by policies in play and in sampling (PPO samples within
-its training), and read in training."""
+its training), read in training, read and written by probes of a training, and read only to be scored: by the reference
+of a contrast, once, or by a reward model."""
 
 
 def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> dict[str, Any]:

@@ -48,7 +48,17 @@ from trainers.records import PreferencePair, StepRewards, append_record, read_re
 from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
-from trainers.stages import Start, Watch, play_facts, read_all, stage_name, train_stage, training_facts, watching
+from trainers.stages import (
+    Start,
+    Watch,
+    play_facts,
+    read_all,
+    scoring_facts,
+    stage_name,
+    train_stage,
+    training_facts,
+    watching,
+)
 from trainers.training.config import PPOConfig, RewardConfig
 
 
@@ -151,7 +161,7 @@ def predict_values(run: Run, out: Path, trajectories: Sequence[Path], model: Pat
         rewarder = make_step_rewarder("learned", model)
         found = [running_sums(item) for item in score_all(rewarder, read_all(trajectories))]
         write_records(out, found)
-        return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
+        return scoring_facts(rewarder, found)
 
     run.stage(stage_name(run, out), work, inputs={"trajectories": trajectories, "model": model}, outputs=[out])
     return out

@@ -19,12 +19,14 @@ from icto_gym.files import read_json, write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers import distributed
-from trainers.evaluation.evaluate import Decoding, chosen_manifest, evaluate_policy, greedy
+from trainers.diagnostics import read_lines
+from trainers.evaluation.evaluate import COST, Decoding, chosen_manifest, evaluate_policy, greedy
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.watch import Watch
 from trainers.feedback import (
     JudgeConfig,
     StepRewardConfig,
+    StepRewarder,
     distinct_successes,
     judge_all,
     make_judge,
@@ -189,13 +191,21 @@ def score_steps(
 
     def work() -> dict[str, Any]:
         sampled = None if continuations is None else read_all(continuations)
-        found = score_all(make_step_rewarder(config, model, sampled), read_all(trajectories))
+        rewarder = make_step_rewarder(config, model, sampled)
+        found = score_all(rewarder, read_all(trajectories))
         write_records(out, found)
-        return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
+        return scoring_facts(rewarder, found)
 
     inputs = {"trajectories": trajectories, "config": config, "model": model, "continuations": continuations}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
+
+
+def scoring_facts(rewarder: StepRewarder, found: Sequence[StepRewards]) -> dict[str, int]:
+    """What was scored, and the tokens that a rewarder with a model read for it."""
+    read = getattr(rewarder, "tokens_read", None)
+    counts = {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
+    return counts if read is None else {**counts, "scoring_tokens": int(read)}
 
 
 def pair(
@@ -363,15 +373,22 @@ def watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | N
 
 
 def training_facts(run: Run, out: Path) -> dict[str, Any]:
-    """What went in (samples used, truncated, dropped, held out), tokens read, measures of the result, and why training
-    stopped early if it did."""
+    """What went in (samples used, truncated, dropped, held out), tokens read in training and in its probes, measures of
+    the result, and why training stopped early if it did."""
     lines = [line for line in run.metrics() if line.get("stage") == stage_name(run, out)]
     tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
     measured = ("holdout/", "held_out/", "final/")
     held = {key: value for line in lines[-1:] for key, value in line.items() if key.startswith(measured)}
     record = read_json(out / "checkpoint" / "checkpoint.json")
     end = {key: record[key] for key in ("stopped_early",) if key in record}
-    return {**record.get("data", {}), "trained_tokens": tokens, **held, **end}
+    return {**record.get("data", {}), "trained_tokens": tokens, **_probe_tokens(out), **held, **end}
+
+
+def _probe_tokens(out: Path) -> dict[str, int]:
+    """Read and written by the probes of a training; empty where nothing was probed."""
+    probes = read_lines(out / "probes.jsonl")
+    read = sum(value for probe in probes for name, value in probe.items() if name.startswith(COST))
+    return {"probe_tokens": int(read)} if probes else {}
 
 
 # ---- records ----------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ def test_a_probe_plays_dev_tasks_and_says_how_it_went_and_why_episodes_failed():
     probe = make_probe(ENVIRONMENT, ProbeConfig(tasks=3), playing)
     assert probe(10, "expert", None) == {
         "dev/success_rate": 1.0, "dev/average_reward": 1.0, "dev/invalid_action_share": 0.0,
+        "cost/prompt_tokens": 0.0, "cost/response_tokens": 0.0,  # of a policy that is no model
     }  # fmt: skip
     found = probe(10, "random", None)
     assert set(PROBE_METRICS) <= found.keys()

@@ -30,6 +30,8 @@ class LearnedStepRewards:
     def __init__(self, model: StepValueModel, *, literal: bool = False) -> None:
         self.model = model
         self.literal = literal
+        self.tokens_read = 0
+        """By the model so far."""
         self.name = "learned:literal" if literal else "learned:increment"
 
     @classmethod
@@ -55,6 +57,7 @@ class LearnedStepRewards:
     def score_steps(self, trajectory: Trajectory) -> StepRewards:
         """One predicted reward per step."""
         values = [float(value) for value in self.model.score(trajectory)] if trajectory.steps else []
+        self.tokens_read = getattr(self.model, "tokens_read", 0)
         rewards = values if self.literal else increments(values)
         return StepRewards(trajectory.trajectory_id, tuple(rewards), self.name).check(trajectory)
 

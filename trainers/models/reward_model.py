@@ -39,6 +39,8 @@ class RewardModel(torch.nn.Module):
             torch.nn.init.zeros_(head.weight)  # every value starts at the bias, whatever the backbone
             torch.nn.init.zeros_(head.bias)
         self.head = head.to(embedding.device)
+        self.tokens_read = 0
+        """By `score` so far."""
 
     def values(self, tokens: Any, positions: Tensor) -> Tensor:
         """Predicted values of a `TokenBatch` at flat ``positions`` (B, S): (B, S), float32."""
@@ -59,6 +61,7 @@ class RewardModel(torch.nn.Module):
             return []
         encoded = self.encode(trajectory)
         ids = torch.tensor([encoded.input_ids], device=self.head.weight.device)
+        self.tokens_read += ids.numel()
         places = reply_places(encoded, len(trajectory.steps))
         self.eval()
         hidden = hidden_states(self.backbone, ids, torch.arange(ids.shape[1], device=ids.device)[None])

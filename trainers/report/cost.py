@@ -15,14 +15,14 @@ def cost(run: RunData) -> str:
     timed = [stage for stage in run.stages if isinstance(stage.get("seconds"), (int, float))]
     if not timed:
         return ""
-    rows, sums = [], [0.0] * 5
+    rows, sums = [], [0.0] * 6
     for stage in timed:
         name = str(stage.get("stage", "?"))
-        values = [*_tokens(run, stage), stage["seconds"], stage.get("cpu_seconds")]
+        values = [*_tokens(run, stage), _beside(stage), stage["seconds"], stage.get("cpu_seconds")]
         sums = [total + (value or 0) for total, value in zip(sums, values, strict=True)]
         rows.append([text(name), *_cells(values)])
     rows.append(["all", *_cells([total or None for total in sums])])
-    head = ["stage", "episodes", "tokens read", "tokens written or trained", "time", "processor time"]
+    head = ["stage", "episodes", "tokens read", "written or trained", "probed or scored", "time", "processor time"]
     return table(head, rows, class_="facts", marked=len(rows) - 1)
 
 
@@ -39,6 +39,12 @@ def _tokens(run: RunData, stage: Mapping[str, Any]) -> list[float | None]:
     return [_sum([facts], "episodes"), *(_sum([facts], name) or None for name in TOKENS)]
 
 
+def _beside(stage: Mapping[str, Any]) -> float | None:
+    """Tokens of a training's probes, and those read under its reference or a reward model."""
+    facts = stage.get("facts") or {}
+    return _plus(_sum([facts], "probe_tokens"), _sum([facts], "scoring_tokens")) or None
+
+
 def _plus(*values: float | None) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
@@ -51,7 +57,7 @@ def _sum(records: Iterable[Any], key: str) -> float | None:
 
 
 def _cells(values: list[Any]) -> list[str]:
-    return [*(f"{value:,.0f}" if value is not None else "–" for value in values[:3]), *map(minutes, values[3:])]
+    return [*(f"{value:,.0f}" if value is not None else "–" for value in values[:4]), *map(minutes, values[4:])]
 
 
 def minutes(seconds: Any) -> str:

@@ -170,6 +170,7 @@ def take_reference(plan: PairPlan, loaded: LoadedModel, reference: Start | None,
     path, size = out / "reference.safetensors", (len(plan.pairs), 2 * plan.turns)
     distributed.on_first(lambda: _score_reference(loaded.model, plan, reference, path))
     plan.reference = read_logps(path, *size).view(-1, 2, plan.turns)
+    plan.counts["scoring_tokens"] = plan.n_tokens
     return {} if distributed.rank() else plan.measures(None if reference is None else loaded.model)
 
 
@@ -179,11 +180,10 @@ def _score_reference(model: Any, plan: PairPlan, reference: Start | None, path: 
         # with its adapter apart, as the policy's is: folded into weights of 16 bits it would be rounded
         model = load_model(reference, trainable=True).model
         plan = plan.laid_out(prepare(model, plan.config, dropout=False))
-    units = [[pair.chosen, pair.rejected] for pair in plan.pairs]
-    groups = split_to_fit(units, plan.config.micro_batch_tokens, packed=plan.packed)
-    logger.info("reads %d pairs under the reference", len(units))
+    count, groups = len(plan.pairs), plan.groups(range(len(plan.pairs)))
+    logger.info("reads %d pairs under the reference", count)
     watched = tqdm(groups, desc="reference", unit="batch", disable=not bar_wanted(), file=sys.stderr)
-    cached_logps(path, len(units), 2 * plan.turns, watched, lambda group: plan.score(model, group).flatten(1))
+    cached_logps(path, count, 2 * plan.turns, watched, lambda group: plan.score(model, group).flatten(1))
 
 
 @dataclass(frozen=True)
@@ -256,11 +256,21 @@ class PairPlan:
         named = ((name, name.replace("_", " ")) for name in ("truncated", "dropped", "held_out"))
         return f"{self.size} pairs ({', '.join(f'{self.counts[name]} {words}' for name, words in named)})"
 
+    @property
+    def n_tokens(self) -> int:
+        """Read in one pass over all pairs: what the sides of a pair share is read once where they are packed."""
+        return sum(self.batch(group).n_tokens for group in self.groups(range(len(self.pairs))))
+
+    def groups(self, items: Sequence[int]) -> list[list[int]]:
+        """Places in ``items`` by micro-batch."""
+        units = [[self.pairs[item].chosen, self.pairs[item].rejected] for item in items]
+        return split_to_fit(units, self.config.micro_batch_tokens, packed=self.packed)
+
     def batches(self, items: Sequence[int]) -> list[tuple[PairBatch, float]]:
         """Every pair of the step counts the same."""
-        units = [[self.pairs[item].chosen, self.pairs[item].rejected] for item in items]
-        groups = split_to_fit(units, self.config.micro_batch_tokens, packed=self.packed)
-        return [(self.batch([items[number] for number in group]), len(group) / len(items)) for group in groups]
+        return [
+            (self.batch([items[number] for number in group]), len(group) / len(items)) for group in self.groups(items)
+        ]
 
     def batch(self, items: Sequence[int]) -> PairBatch:
         """These pairs as one batch."""
@@ -278,9 +288,8 @@ class PairPlan:
     def score(self, model: Any, items: Sequence[int]) -> Tensor:
         """Log-probabilities of each reply of both sides: (items, 2, S), in nats."""
         device = next(model.parameters()).device
-        units = [[self.pairs[item].chosen, self.pairs[item].rejected] for item in items]
         result = torch.zeros(len(items), 2, self.turns)
-        for group in split_to_fit(units, self.config.micro_batch_tokens, packed=self.packed):
+        for group in self.groups(items):
             tokens = to_device(self.batch([items[number] for number in group]).tokens, device)
             sums = reply_logps(score_tokens(model, tokens), tokens, self.turns)
             result[group] = torch.stack(sums.chunk(2), 1).cpu().to(result)

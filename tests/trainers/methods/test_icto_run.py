@@ -82,6 +82,18 @@ def test_an_iteration_leaves_the_numbers_that_would_reveal_a_collapse(tmp_path):
     assert facts["evaluation"]["dev"]["success_rate"]["n"] == 1
 
 
+def test_probes_and_passes_that_only_score_are_counted_by_stage(tmp_path):
+    run, _ = icto(tmp_path, step_rewards={"source": "learned"}, pairing={"granularity": "step"})
+    spent = read_json(run.path("budget.json"))
+    dpo = spent["stages"]["iteration-01/dpo"]
+    probes = read_json(run.iteration(1) / "metrics.json")["training"]["probes"]
+    read = sum(probe["cost/prompt_tokens"] + probe["cost/response_tokens"] for probe in probes)
+    assert dpo["probe_tokens"] == read > 0
+    # of one epoch; the pass under the reference has larger batches, in which pairs share more
+    assert 0 < dpo["scoring_tokens"] <= dpo["trained_tokens"]
+    assert spent["stages"]["iteration-01/step_rewards"]["scoring_tokens"] > 0
+
+
 def test_metrics_have_one_line_per_optimiser_step(tmp_path):
     run, _ = icto(tmp_path)
     lines = [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]

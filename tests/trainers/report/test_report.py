@@ -109,6 +109,8 @@ def test_a_training_that_samples_counts_what_it_read_and_wrote_to_sample(run_fol
     shown = cost(run)
     assert ">4,150<" in shown and ">615<" in shown  # 100 + 50 + 1,000 + 3,000 read; 10 + 5 + 200 + 400
     assert ">3,050<" in shown and ">405<" in shown
+    beside = {"facts": {"probe_tokens": 2_000, "scoring_tokens": 345}}
+    assert ">2,345<" in cost(replace(run, stages=[{**run.stages[0], **beside}]))
     plain = replace(run, training={"iteration-01/dpo": [{"step": 0, "train/tokens": 7}]})
     assert ">7<" in cost(plain) and "–" in cost(plain)
 
