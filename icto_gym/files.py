@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from icto_gym.errors import DataError
+
+_DRAFT = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as `atomic_open` names them
 
 
 def cache_dir(name: str) -> Path:
@@ -45,6 +49,15 @@ def atomic_open(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[An
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def drop_drafts(paths: Iterable[Path]) -> None:
+    """Remove what `atomic_open` of these files (or within these folders) left when a process was killed in it."""
+    for path in paths:
+        drafts = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+        for draft in [*drafts, *path.rglob(".*.*.tmp")]:
+            if _DRAFT.fullmatch(draft.name):  # another's file stays
+                draft.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from icto_gym.files import drop_drafts
 from icto_gym.trajectory import Trajectory
 from trainers.digests import digest
 from trainers.policies.players import Start
 from trainers.records import Likelihoods, append_record, read_records, write_records
-from trainers.runs import drop_drafts
 
 
 def rate(out: Path, trajectories: Sequence[Trajectory], start: Start, policy: str, weights: str) -> int:

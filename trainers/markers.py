@@ -8,7 +8,7 @@ and so does whatever is trained from it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -134,6 +134,21 @@ def start_markers(start: ModelConfig | str | os.PathLike[str]) -> MarkerConfig |
 
     folder = Path(start.name if isinstance(start, ModelConfig) else start)
     return recorded_markers(read_checkpoint(folder)) if (folder / CHECKPOINT_FILE).exists() else None
+
+
+def check_markers(trajectories: Iterable[Trajectory], markers: MarkerConfig | None) -> None:
+    """Refuse episodes with markers where the checkpoint would not remember which one to ask for.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for item in trajectories:
+        if markers is None and (found := (item.extra or {}).get(KEY)):
+            raise DataError(
+                f"{item.trajectory_id!r} carries the marker {found.get('text')!r:.40}, and no markers are known that "
+                "the checkpoint could keep. Train with `icto run nat`, start from a checkpoint that it made, or call "
+                "`trainers.training.sft.train_sft` with markers."
+            )
 
 
 def training_messages(trajectory: Trajectory, otherwise: Marker | None = None) -> list[Message]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import glob
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from icto_gym.errors import ConfigError, DataError, IctoError
-from icto_gym.files import read_json, write_json
+from icto_gym.files import drop_drafts, read_json, write_json
 from trainers import distributed
 from trainers.config import config_difference, deciding, read_yaml, save_config, to_mapping
 from trainers.digests import digest
@@ -268,7 +267,7 @@ class Run:
         before = self._read_record(started) or found
         left = any(path.exists() for path in (*outputs, *partial))
         strange = [path for path in outputs if path.exists()]
-        if strange and not (before or self.redo or adds or partial):
+        if strange and not (before or self.redo or adds or any(path.exists() for path in partial)):
             raise ConfigError(
                 f"{strange[0]} is there, and was not made by {name} in {self.folder}, so it would be lost. "
                 "Choose another --out, or remove it first."
@@ -363,14 +362,6 @@ def superseded(folder: Path) -> set[str]:
     """Names of the stages in a run folder that belong to a config it no longer has."""
     path = folder / SUPERSEDED
     return set(read_json(path)) if path.exists() else set()
-
-
-def drop_drafts(paths: Sequence[Path]) -> None:
-    """Remove what atomic writes of these files (or within these folders) left when a process was killed in one."""
-    for path in paths:
-        drafts = path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
-        for draft in [*drafts, *path.rglob(".*.tmp")]:
-            draft.unlink(missing_ok=True)
 
 
 def _check_places(inputs: Mapping[str, Any], outputs: Sequence[Path]) -> None:

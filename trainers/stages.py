@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.errors import DataError
-from icto_gym.files import read_json, write_json
+from icto_gym.files import drop_drafts, read_json, write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers import distributed
@@ -24,6 +24,8 @@ from trainers.evaluation.evaluate import COST, Decoding, chosen_manifest, evalua
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.watch import Watch
 from trainers.feedback import (
+    EndpointJudge,
+    Judge,
     JudgeConfig,
     StepRewardConfig,
     StepRewarder,
@@ -51,11 +53,12 @@ from trainers.records import (
     PreferencePair,
     StepRewards,
     Verdict,
+    append_record,
     read_records,
     write_records,
 )
 from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
-from trainers.runs import Run, drop_drafts
+from trainers.runs import Run
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
 __all__ = ["ActingConfig", "DemonstrationConfig", "Player", "Start", "Watch", "model_player", "named_player", "rate"]
@@ -154,15 +157,29 @@ def evaluate(
 
 # ---- feedback ---------------------------------------------------------------------------------
 def judge(run: Run, out: Path, trajectories: Path, config: JudgeConfig) -> Path:
-    """Write a verdict on every trajectory."""
+    """Write a verdict on every trajectory; those of an endpoint, which cost money, outlive a kill."""
+    answered = out.with_name(f"{out.stem}.answered.jsonl")
 
     def work() -> dict[str, Any]:
-        verdicts = judge_all(make_judge(config), list(TrajectoryStore(trajectories)))
+        verdicts = _verdicts(make_judge(config), list(TrajectoryStore(trajectories)), answered)
         write_records(out, verdicts)
         return verdict_facts(verdicts)
 
-    run.stage(stage_name(run, out), work, inputs={"trajectories": trajectories, "config": config}, outputs=[out])
+    inputs = {"trajectories": trajectories, "config": config}
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out], partial=[answered])
+    distributed.on_first(lambda: answered.unlink(missing_ok=True))
     return out
+
+
+def _verdicts(judge: Judge, trajectories: list[Trajectory], answered: Path) -> list[Verdict]:
+    if not isinstance(judge, EndpointJudge):
+        return judge_all(judge, trajectories)
+
+    def keep(verdicts: Sequence[Verdict]) -> None:
+        for verdict in verdicts:
+            append_record(answered, verdict)
+
+    return judge.judge_all(trajectories, read_records(answered, Verdict) if answered.exists() else (), keep)
 
 
 def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:

@@ -41,6 +41,12 @@ class Encoded:
             return self
         return Encoded(self.input_ids[:max_length], self.turns[:max_length])
 
+    def cut_between_replies(self, max_length: int) -> Encoded:
+        """As `cut`, and without the beginning of a reply that does not end before the cut."""
+        short = self.cut(max_length)
+        torn = -1 if short is self else self.turns[max_length]
+        return short.cut(short.turns.index(torn)) if torn >= 0 and torn in short.turns else short
+
 
 def encode_conversation(
     tokenizer: Any, messages: Sequence[Message], *, trainable_from: int = 0, train_acknowledgement: bool = False

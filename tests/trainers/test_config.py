@@ -218,6 +218,13 @@ def test_presets_are_laid_over_one_another_for_the_method_that_asks(tmp_path):
     assert eto.rollout.temperature == 0.0 and eto.learning_rates == (2e-5, 1e-5)
 
 
+def test_a_folder_with_the_name_of_a_preset_is_not_that_preset(tmp_path, monkeypatch):
+    before = read_config("smollm2-cpu")
+    (tmp_path / "smollm2-cpu").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_config("smollm2-cpu") == before
+
+
 def test_a_file_builds_on_the_preset_it_names(tmp_path):
     from trainers.methods.icto import ICTOConfig
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import tyro
 
 from icto_gym.errors import ConfigError
+from icto_gym.files import drop_drafts
 from trainers.cli.files import show
 from trainers.cli.parsing import Flat, parse
 from trainers.exchange import FORMATS, ExportOptions, ImportOptions, export_file, import_file
-from trainers.runs import drop_drafts
 
 _LISTED = "\n".join(f"  {name:<21}{what}" for name, what in FORMATS.items())
 IMPORT_EXAMPLES = """

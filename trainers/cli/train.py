@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainers.runs import Run
 from trainers.stages import Start
 from trainers.training.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
 
+logger = logging.getLogger(__name__)
 TRAIN_HELP = """usage: icto train sft|dpo|reward|preference|ppo ...
 
   sft         trajectories -> a policy that imitates them
@@ -124,11 +126,22 @@ def train(arguments: list[str]) -> None:
     name, rest = arguments[0], arguments[1:]
     command, work, section = VERBS[check_name(name, VERBS, "kind of training")]
     told = parse(command, rest, prog=f"icto train {name}", examples=EXAMPLES[name], section=section)
+    _warn_of_unused(told)
     start = existing(told.start) if told.start else told.model  # a folder that is not there would be asked of the hub
     with launched(EngineConfig(told.engine, told.deepspeed)), Run(told.out, redo=False) as run:
         work(run, told, start)
         if not rank():
             show({"checkpoint": str(told.out / "checkpoint"), **stages.facts_of(run, told.out)})
+
+
+def _warn_of_unused(told: Any) -> None:
+    """Say which settings have nothing to act on here; a preset for whole methods may bring them along."""
+    if told.start and told.model != ModelConfig():
+        logger.warning("--model.* is not read: the model is that of the start, %s", told.start)
+    asked = [name for name in ("probe_every", "probe_at_start") if getattr(told.settings, name)]
+    if asked:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+        logger.warning("%s: nothing is played here, so the last weights are kept; icto run keeps the best", names)
 
 
 def _sft(run: Run, told: SFTCommand, start: Start) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -74,31 +73,47 @@ class EndpointJudge:
         config: EndpointJudgeConfig | None = None,
         *,
         complete_all: CompleteAll | None = None,
+        rules: RuleConfig | None = None,
     ) -> None:
         self.complete = complete
         self.name = name
         self.config = config or EndpointJudgeConfig()
+        self.rules = rules or RuleConfig()
         self._complete_all = complete_all or (lambda questions: [complete(question) for question in questions])
 
     def judge(self, trajectory: Trajectory) -> Verdict:
         """Judge one trajectory."""
         return self.judge_all([trajectory])[0]
 
-    def judge_all(self, trajectories: Iterable[Trajectory]) -> list[Verdict]:
-        """Judge a set, in order, a batch of questions at a time."""
+    def judge_all(
+        self,
+        trajectories: Iterable[Trajectory],
+        known: Sequence[Verdict] = (),
+        keep: Callable[[Sequence[Verdict]], None] | None = None,
+    ) -> list[Verdict]:
+        """Judge a set, in order, a batch of questions at a time.
+
+        Args:
+            trajectories: all of them, for duplicates are found among them.
+            known: verdicts of an earlier call that was cut off; these episodes are not asked about again.
+            keep: gets the verdicts of each batch as soon as they are there.
+        """
         everything = list(trajectories)
         found: dict[int, Verdict] = self._by_rules(everything) if self.config.rules_first else {}
+        before = {verdict.trajectory_id: verdict for verdict in known}
+        found |= {n: before[item.trajectory_id] for n, item in enumerate(everything) if item.trajectory_id in before}
         open_ = [position for position in range(len(everything)) if position not in found]
         for start in range(0, len(open_), self.config.batch):
             batch = open_[start : start + self.config.batch]
             verdicts = self._ask([everything[position] for position in batch])
             found.update(zip(batch, verdicts, strict=True))
+            if keep is not None:
+                keep(verdicts)
         return [found[position] for position in range(len(everything))]
 
-    @staticmethod
-    def _by_rules(trajectories: list[Trajectory]) -> dict[int, Verdict]:
+    def _by_rules(self, trajectories: list[Trajectory]) -> dict[int, Verdict]:
         """Verdicts on what teaches nothing; the rest is open."""
-        verdicts = RuleJudge(RuleConfig()).judge_all(trajectories)
+        verdicts = RuleJudge(self.rules).judge_all(trajectories)
         return {position: verdict for position, verdict in enumerate(verdicts) if verdict.score == 0}
 
     def _ask(self, trajectories: list[Trajectory]) -> list[Verdict]:
@@ -169,7 +184,7 @@ def parse_verdict(answer: str) -> tuple[bool, float, str]:
         raise UnreadableVerdict(f"accepted is {accepted!r:.60}, not true or false")
     if score is None:
         score = float(accepted)
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or score != score:
         raise UnreadableVerdict(f"score is {score!r:.60}, not a number from 0 to 1")
     if not 0 <= score <= 1:
         raise UnreadableVerdict(f"score is {score!r:.60}, outside 0 to 1")
@@ -184,7 +199,7 @@ def _last_object(answer: str) -> dict[str, Any]:
     for opening in list(re.finditer(r"\{", answer))[-50:]:
         try:
             value, _ = decoder.raw_decode(answer, opening.start())
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits
             continue
         if isinstance(value, dict) and "accepted" in value:
             found = value

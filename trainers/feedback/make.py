@@ -70,7 +70,7 @@ def make_judge(config: JudgeConfig | str | None = None, **endpoint_options: Any)
     if config.judge == "rules":
         return RuleJudge(config.rules)
     if kind == "endpoint" and rest:
-        return _endpoint_judge(rest, config.endpoint, endpoint_options)
+        return _endpoint_judge(rest, config, endpoint_options)
     if rest and not did_you_mean(kind, ("rules", "endpoint")):
         return _by_path(config.judge, "judge", "judge(trajectory) -> Verdict")
     raise ConfigError(
@@ -112,17 +112,21 @@ def make_reward_targets(config: StepRewardConfig | None = None) -> StepRewarder:
     return RecordedStepRewards() if config.targets == "recorded" else ReturnToGo(config.gamma)
 
 
-def _endpoint_judge(model: str, config: EndpointJudgeConfig, options: dict[str, Any]) -> EndpointJudge:
+def _endpoint_judge(model: str, config: JudgeConfig, options: dict[str, Any]) -> EndpointJudge:
     """The endpoint is asked through the policy of the same kind, which brings retries and concurrency."""
     from trainers.policies import Turn, make_policy
 
-    policy = make_policy(f"openai:{model}", **{"max_new_tokens": config.max_new_tokens, **options})
+    policy = make_policy(f"openai:{model}", **{"max_new_tokens": config.endpoint.max_new_tokens, **options})
 
     def complete_all(questions: Sequence[Sequence[Message]]) -> list[str]:
         return policy.act([Turn(question, {}) for question in questions])
 
     return EndpointJudge(
-        lambda question: complete_all([question])[0], f"endpoint:{model}", config, complete_all=complete_all
+        lambda question: complete_all([question])[0],
+        f"endpoint:{model}",
+        config.endpoint,
+        complete_all=complete_all,
+        rules=config.rules,
     )
 
 

@@ -24,6 +24,7 @@ from trainers.runs import Run
 from trainers.sampling import list_tasks
 from trainers.stages import ActingConfig, DemonstrationConfig, Start, Watch
 from trainers.training.config import DPOConfig, OptimizerConfig, SFTConfig
+from trainers.training.plug_in import make_objective
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def prepared(config: M) -> M:
     config = seeded(config)
     check_watched(config)
     check_measured(config)
+    check_objectives(config)
     if config.demonstrations.file is not None and not config.demonstrations.file.exists():
         raise ConfigError(f"demonstrations.file {str(config.demonstrations.file)!r} is not there.")
     if config.rollout.window is not None:
@@ -127,6 +129,14 @@ def check_watched(config: MethodConfig) -> None:
                 f"{item.name}.patience is {section.patience}, but probe.tasks is 0, so training is not watched. Give "
                 f"probe.tasks, such as 16, or set {item.name}.patience to 0."
             )
+
+
+def check_objectives(config: MethodConfig) -> None:
+    """Load every loss that is named by a dotted path, so that a wrong one is found before training."""
+    for item in dataclasses.fields(config):
+        section = getattr(config, item.name)
+        if isinstance(section, DPOConfig) and ":" in section.objective:
+            make_objective(section.objective)
 
 
 def check_measured(config: MethodConfig) -> None:

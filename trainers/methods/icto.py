@@ -29,7 +29,6 @@ from trainers.pairing import PairingConfig, make_pairing
 from trainers.runs import Run
 from trainers.stages import Start
 from trainers.training.config import DPOConfig, RewardConfig
-from trainers.training.plug_in import make_objective
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +108,6 @@ def _check_plug_ins(config: ICTOConfig) -> None:
     make_pairing(config.pairing)
     if not config.judge.judge.startswith("endpoint:"):
         make_judge(config.judge)
-    if ":" in config.dpo.objective:
-        make_objective(config.dpo.objective)
     if ":" in config.step_rewards.source:
         make_step_rewarder(config.step_rewards)
 

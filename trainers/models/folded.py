@@ -24,6 +24,8 @@ def fold_adapters(model: torch.nn.Module) -> int:
     A layer decides at every call: with its adapter off or merged, without gradients, with dropout, or under autocast it
     computes as peft does. Only float32 weights are folded, for in 16 bits W' would lose small changes.
     """
+    if not any(hasattr(layer, "lora_A") for layer in model.modules()):
+        return 0  # peft may not even be installed
     from peft.tuners.lora.layer import Linear
 
     layers = [layer for layer in model.modules() if type(layer) is Linear and _plain(layer)]

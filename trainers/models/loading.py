@@ -54,6 +54,8 @@ def load_model(source: ModelConfig | str | os.PathLike[str], *, trainable: bool 
     config = source if isinstance(source, ModelConfig) else ModelConfig(name=os.fspath(source))
     if (Path(config.name) / CHECKPOINT_FILE).exists():
         return _load_checkpoint(Path(config.name), config, asked=isinstance(source, ModelConfig), trainable=trainable)
+    if trainable:
+        _check_trainable(config)
     model, tokenizer = _load_base(config)
     if trainable:
         return LoadedModel(_prepare_training(model, config), tokenizer, config)
@@ -220,6 +222,19 @@ def _quantization(config: ModelConfig) -> Any:
     )
 
 
+def _check_trainable(config: ModelConfig) -> None:
+    """Without a scaled loss, which no engine here has, gradients below 6e-8 would be 0 in float16.
+
+    Raises:
+        ConfigError: the weights are in float16.
+    """
+    if config.dtype == "float16":
+        raise ConfigError(
+            "model.dtype is 'float16', in which small gradients vanish, so nothing is trained in it. Train in "
+            "'bfloat16' or, where the card has none, in 'float32' (with model.quantization nf4 to save memory)."
+        )
+
+
 def _prepare_training(model: Any, config: ModelConfig) -> Any:
     if config.lora is None:
         if config.quantization:
@@ -292,6 +307,8 @@ def _load_checkpoint(folder: Path, config: ModelConfig, *, asked: bool, trainabl
         raise ConfigError(f"{folder} holds a reward model, which does not write text. Load it with RewardModel.load.")
     _expect_file(folder, FULL_FILE)
     settings = replace(config if asked else saved, name=str(folder))
+    if trainable:
+        _check_trainable(settings)
     model, tokenizer = _load_base(settings)
     return LoadedModel(_prepare_training(model, settings) if trainable else _freeze(model), tokenizer, settings)
 

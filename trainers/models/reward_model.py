@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from icto_gym.dialogue import trajectory_messages
-from icto_gym.errors import ConfigError
+from icto_gym.errors import ConfigError, DataError
 from icto_gym.files import atomic_open
 from icto_gym.trajectory import Trajectory
 from trainers.models.config import ModelConfig
@@ -50,9 +50,10 @@ class RewardModel(torch.nn.Module):
         return self._read_off(hidden[positions])
 
     def encode(self, trajectory: Trajectory) -> Encoded:
-        """The conversation of a trajectory with every reply marked, cut on the right if it is too long."""
+        """The conversation of a trajectory with every reply marked, cut on the right if it is too long: only a whole
+        reply has a value."""
         messages = trajectory_messages(trajectory)
-        return encode_conversation(self.tokenizer, messages, trainable_from=2).cut(self.max_length)
+        return encode_conversation(self.tokenizer, messages, trainable_from=2).cut_between_replies(self.max_length)
 
     @torch.no_grad()
     def score(self, trajectory: Trajectory) -> list[float]:
@@ -81,6 +82,8 @@ class RewardModel(torch.nn.Module):
         if record["kind"] != "reward":
             raise ConfigError(f"{path} holds a policy, not a reward model. Train one with `icto train reward`.")
         loaded = load_model(Path(path) / BACKBONE, trainable=trainable)
+        if not (Path(path) / HEAD_FILE).is_file():
+            raise DataError(f"{path}: not a complete reward model, {HEAD_FILE} is missing. Copy or train it again.")
         with readable(Path(path)):
             tensors = load_file(Path(path) / HEAD_FILE)
         head = torch.nn.Linear(tensors["weight"].shape[1], 1)

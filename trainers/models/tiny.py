@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from icto_gym.errors import ConfigError
 from icto_gym.files import cache_dir
 from trainers.models.smollm2 import without_bars
 
@@ -21,7 +22,10 @@ TEMPLATE = (
 
 def tiny_folder(name: str = NAME) -> Path:
     """Return the folder of ``tiny-random`` or ``tiny-random:<seed>``, making it in the cache where it is missing."""
-    seed = int(name.partition(":")[2] or 0)
+    text = name.partition(":")[2] or "0"
+    if not text.isdecimal():
+        raise ConfigError(f"{name!r} names no model: {text!r} is no seed. Give '{NAME}:0', or another whole number.")
+    seed = int(text)
     folder = cache_dir("models") / f"{NAME}-v{VERSION}-{seed}"
     if not (folder / "config.json").exists():
         # Made beside its place and renamed: of two processes one wins, and both have made the same bytes.

@@ -56,7 +56,7 @@ def fit_to(method: str, config_class: type[Any]) -> Fit:
 
 def read_config(name: str, fit: Fit | None = None) -> Mapping[str, Any]:
     """Read a YAML file or preset, or several joined by ``+``, the later over the earlier."""
-    if Path(name).exists():
+    if Path(name).is_file():
         return with_preset(read_yaml(Path(name)), fit)
     values: dict[str, Any] = {}
     for part in name.split("+"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from icto_gym.errors import ConfigError, DataError, IctoError
-from icto_gym.files import read_json, write_json
+from icto_gym.files import drop_drafts, read_json, write_json
 from trainers import distributed
 from trainers.models.base import base_digest, placed
 from trainers.models.config import ModelConfig
@@ -32,6 +33,8 @@ from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_rec
 
 RECORD_FILE = "training.json"
 _FREE = {"save_every"}  # settings that may change between a start and its resumption
+_DRAFT = re.compile(r"\.(checkpoint|(state|best|rollout)-\d{6,}|nonfinite-step-\d{6,}(-process-\d+)?)\.[a-z0-9_]{8}")
+"""As `write_folder` names them. A folder of a training may be a user's own too: nothing else is removed from it."""
 
 
 class TrainingError(IctoError, RuntimeError):
@@ -103,22 +106,40 @@ def _begin(out: Path, facts: Mapping[str, Any]) -> bool:
     facts = json.loads(json.dumps(facts))
     path = out / RECORD_FILE
     if path.exists():
-        changed = [key for key, value in _flat(read_json(path)).items() if _flat(facts).get(key, value) != value]
-        if changed:
-            raise ConfigError(
-                f"{out} holds a training with another {', '.join(sorted(changed))}. "
-                "Choose another folder, or remove this one."
-            )
+        _check_same(out, read_json(path), facts)
     else:
+        _check_unused(out)
         write_json(path, facts)
-    drop_folders(out, ".")
-    for draft in out.rglob(".*.tmp"):
-        draft.unlink(missing_ok=True)
+    for draft in out.iterdir():
+        if draft.is_dir() and _DRAFT.fullmatch(draft.name):
+            shutil.rmtree(draft, ignore_errors=True)
+    drop_drafts([out])
     complete = (out / "checkpoint" / CHECKPOINT_FILE).exists()
     if complete:
-        drop_folders(out, "state-")
-        drop_folders(out, "best-")
+        drop_folders(out, "state")
+        drop_folders(out, "best")
     return complete
+
+
+def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Settings that only one side knows came or went with a version of this package; all else has to agree."""
+    old, new = _flat(before), _flat(now)
+    both = {key for key in old.keys() & new.keys() if old[key] != new[key]}
+    changed = both | {key for key in old.keys() ^ new.keys() if not key.startswith("setting ")}
+    if changed:
+        raise ConfigError(
+            f"{out} holds a training with another {', '.join(sorted(changed))}. "
+            "Choose another folder, or remove this one."
+        )
+
+
+def _check_unused(out: Path) -> None:
+    strange = [path for path in (out / "checkpoint", *numbered(out, "state"), *numbered(out, "best")) if path.exists()]
+    if strange:
+        raise ConfigError(
+            f"{strange[0]} is there, but {out} has no {RECORD_FILE}, so it is of no training that could go on, and "
+            "would be lost. Choose another folder, or remove it first."
+        )
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +156,7 @@ def save_state(out: Path, step: int, tensors: dict[str, Tensor], position: Mappi
         write_json(draft / "position.json", {"step": step, **position})
 
     write_folder(out / f"state-{step:06d}", fill)
-    drop_folders(out, "state-", keep=f"state-{step:06d}")
+    drop_folders(out, "state", keep=f"state-{step:06d}")
 
 
 def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -146,7 +167,7 @@ def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """
     from safetensors.torch import load_file
 
-    folders = sorted(out.glob("state-*"))
+    folders = numbered(out, "state")
     if not folders:
         return None
     mend = "Remove this folder, and the training begins again."
@@ -160,12 +181,19 @@ def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 def saved_step(out: Path) -> int:
     """Optimiser steps behind the latest saved state; 0 where there is none."""
-    return max((int(folder.name.partition("-")[2]) for folder in out.glob("state-*")), default=0)
+    return max((int(folder.name.partition("-")[2]) for folder in numbered(out, "state")), default=0)
 
 
-def drop_folders(out: Path, prefix: str, keep: str | None = None) -> None:
-    """Remove the folders of ``out`` whose name begins with ``prefix``."""
-    for folder in out.glob(f"{prefix}*"):
+def numbered(out: Path, kind: str) -> list[Path]:
+    """The folders ``<kind>-<six digits or more>`` of ``out``, in order."""
+    named = re.compile(rf"{kind}-(\d{{6,}})")
+    found = {folder: match for folder in out.glob(f"{kind}-*") if (match := named.fullmatch(folder.name))}
+    return sorted((folder for folder in found if folder.is_dir()), key=lambda folder: int(found[folder][1]))
+
+
+def drop_folders(out: Path, kind: str, keep: str | None = None) -> None:
+    """Remove the numbered folders of a kind, but for one."""
+    for folder in numbered(out, kind):
         if folder.name != keep:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -122,6 +122,11 @@ class DPOConfig(OptimizerConfig):
     those
     that are: what moves only on trained pairs is memorised. Nothing is held out of fewer than 1 / holdout pairs."""
 
+    @property
+    def weighs_steps(self) -> bool:
+        """Whether the objective reads weights of steps."""
+        return self.objective not in ("trajectory", "log_ratio")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if ":" not in self.objective:
@@ -131,8 +136,16 @@ class DPOConfig(OptimizerConfig):
         if not self.beta > 0:
             raise ConfigError(f"beta is {self.beta!r}; it must be above 0.")
         for name in ("sft_weight", "chosen_penalty", "diagnostic_pairs"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")
+        for name in ("beta", "sft_weight", "chosen_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a finite number.")
+        if self.chosen_penalty and (":" in self.objective or self.objective == "log_ratio"):
+            raise ConfigError(
+                f"chosen_penalty is {self.chosen_penalty!r}, and objective {self.objective!r} has no such penalty. Set "
+                "it to 0, or choose 'trajectory', 'step' or 'mixed'."
+            )
         if not 0.0 <= self.step_share <= 1.0:
             raise ConfigError(f"step_share is {self.step_share!r}; it must be in [0, 1].")
         if not 0.0 <= self.holdout < 1.0:

@@ -23,6 +23,8 @@ from trainers.training.engine import Engine, schedule_rate
 PRESETS = Path(__file__).parent / "zero"
 _ACCUMULATES = 2  # tells DeepSpeed that gradients add up; when a step is complete we say ourselves
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_OURS = ("optimizer", "scheduler", "fp16", "amp", "torch_autocast", "train_batch_size")
+"""Settings that may not stand in a file, besides those that we set."""
 
 
 class DeepSpeedEngine(Engine):
@@ -79,13 +81,14 @@ class DeepSpeedEngine(Engine):
         """Every process takes its part of what `state` of any engine returned."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        first = next(iter(self.parameters))
-        self._make_moments(tensors[f"step/{first}"])
+        steps = [tensors[f"step/{name}"] for name in self.parameters if f"step/{name}" in tensors]
+        self._make_moments(max(steps))
         for name, value in self.parameters.items():
             weight = tensors[f"weight/{name}"].to(self.device)
             safe_set_full_fp32_param(value, weight.float())
-            for key in _MOMENTS:
-                safe_set_full_optimizer_state(value, tensors[f"{key}/{name}"].to(self.device), key)
+            for key in _MOMENTS:  # one engine keeps none for weights that no gradient ever reached
+                moment = tensors.get(f"{key}/{name}", torch.zeros_like(weight, dtype=torch.float32))
+                safe_set_full_optimizer_state(value, moment.to(self.device), key)
             self._set_weight(value, weight)
 
     def _make_moments(self, step: Tensor) -> None:
@@ -163,7 +166,7 @@ def deepspeed_settings(name: str, config: OptimizerConfig, dtype: torch.dtype) -
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": dtype == torch.bfloat16},
     }
-    clash = sorted({"optimizer", "scheduler", "fp16", *ours} & given.keys())
+    clash = sorted({*_OURS, *ours} & given.keys())
     if clash:
         raise ConfigError(f"{path}: {', '.join(clash)} follow from the training's own settings. Remove them there.")
     return {**given, **ours}

@@ -65,6 +65,8 @@ def train_dpo(
         The checkpoint folder ``out/checkpoint``.
     """
     check_patience(config, probe is not None)
+    if ":" in config.objective:
+        make_objective(config.objective)  # a wrong path is found before the reference is read
     facts, out = _facts(pairs, start, reference, config), Path(out)
     if begin(out, facts):
         return out / "checkpoint"
@@ -221,7 +223,7 @@ class PairPlan:
     ) -> PairPlan:
         """Tokenize, with the marker in every task; leave out pairs with an untrainable side, and count them.
 
-        So are those whose sides, or whose preferred steps, part only behind the cut.
+        So are those whose sides part only behind the cut, or, where the objective weighs steps, their preferred ones.
         """
         kept, cut, tasks = [], 0, []
         for number, pair in enumerate(pairs):
@@ -232,7 +234,7 @@ class PairPlan:
             ]  # an OK in the prompt is not trained anyway; a side may be one
             short = [side.cut(config.max_length) for side in sides]
             cut += any(one is not other for one, other in zip(short, sides, strict=True))
-            weights = _weights(pair, *short)
+            weights = _weights(pair, *short) if config.weighs_steps else (1.0,) * min(side.n_turns for side in short)
             if all(side.n_turns for side in short) and weights and short[0] != short[1]:
                 name = f"pair {number}: {pair.chosen_id} over {pair.rejected_id}"
                 kept.append(EncodedPair(name, short[0], short[1], weights, pair.granularity == "trajectory"))

@@ -304,21 +304,21 @@ def _keep_probed(engine: Engine, position: Position, config: OptimizerConfig, ou
     lines = "".join(json.dumps(item, sort_keys=True) + "\n" for item in position.probes)
     distributed.on_first(lambda: write_text(out / "probes.jsonl", lines))
     _save(engine, position, out)
-    distributed.on_first(lambda: drop_folders(out, "best-", keep=f"best-{position.best:06d}"))
+    distributed.on_first(lambda: drop_folders(out, "best", keep=f"best-{position.best:06d}"))
 
 
 def _keep(engine: Engine, folder: Path, facts: Mapping[str, Any], save: Save) -> None:
-    _check_weights(engine)
     weights = engine.weights()  # gathered by all, written by the first
+    _check_weights(engine.parameters if weights is None else weights)
     distributed.on_first(lambda: save(folder, facts, weights))
 
 
-def _check_weights(engine: Engine) -> None:
+def _check_weights(weights: Mapping[str, Tensor]) -> None:
     """The last step's own loss says nothing of what it did to the weights."""
-    broken = [name for name, value in engine.parameters.items() if not torch.isfinite(value).all()]
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise TrainingError(
-            f"{len(broken)} of {len(engine.parameters)} trained tensors, {broken[0]} among them, hold numbers that "
+            f"{len(broken)} of {len(weights)} trained tensors, {broken[0]} among them, hold numbers that "
             "are not finite. Lower the learning rate or max_grad_norm."
         )
 
@@ -340,8 +340,8 @@ def _finish(engine: Engine, position: Position, out: Path, save: Save, end: str)
         _keep(engine, target, {"step": position.step}, save)
     else:
         distributed.on_first(lambda: _name_best(out / f"best-{position.best:06d}", target, end))
-    distributed.on_first(lambda: drop_folders(out, "state-"))
-    distributed.on_first(lambda: drop_folders(out, "best-"))
+    distributed.on_first(lambda: drop_folders(out, "state"))
+    distributed.on_first(lambda: drop_folders(out, "best"))
     return target
 
 

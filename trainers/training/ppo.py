@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,15 @@ from trainers.models.actor_critic import ActorCritic
 from trainers.models.loading import LoadedModel, load_model, read_checkpoint
 from trainers.models.reward_model import RewardModel
 from trainers.training.answers import Prompts, Rollout, Sampler
-from trainers.training.checkpoint import begin, data_digest, describe_start, drop_folders, save_checkpoint, saved_step
+from trainers.training.checkpoint import (
+    begin,
+    data_digest,
+    describe_start,
+    drop_folders,
+    numbered,
+    save_checkpoint,
+    saved_step,
+)
 from trainers.training.config import PPOConfig
 from trainers.training.engine import check_scoring, make_engine, prepare
 from trainers.training.loop import Log, Save, fit, total_steps
@@ -75,7 +84,7 @@ def train_ppo(
     asked = [prompt if markers is None else markers.best.apply_to_prompt(prompt) for prompt in prompts]
     facts = {**_facts(asked, reward, start, config), **({} if markers is None else {"markers": markers.to_dict()})}
     if begin(out, facts):
-        distributed.on_first(lambda: drop_folders(out, "rollout-"))
+        distributed.on_first(lambda: drop_folders(out, "rollout"))
         return out / "checkpoint"
     loaded = load_model(start, trainable=True)
     module, reward_model = ActorCritic(loaded), RewardModel.load(reward)
@@ -98,7 +107,7 @@ def train_ppo(
         finish=plan.final,
         before=plan.collect,
     )
-    distributed.on_first(lambda: drop_folders(out, "rollout-"))
+    distributed.on_first(lambda: drop_folders(out, "rollout"))
     return checkpoint
 
 
@@ -192,9 +201,9 @@ class PPOPlan:
         if anew and not self._folder(iteration).exists():
             self.sampler.roll_out(iteration).save(self._folder(iteration))
         oldest = self._folder(saved_step(self.out) // self.steps_per_iteration).name
-        for folder in self.out.glob("rollout-*"):
+        for folder in numbered(self.out, "rollout"):
             if folder.name < oldest:
-                drop_folders(self.out, folder.name)
+                shutil.rmtree(folder, ignore_errors=True)
 
     def final(self) -> dict[str, float]:
         """Measure the trained policy on answers that nothing is learned from, and leave them for the reader."""

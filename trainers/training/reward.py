@@ -192,7 +192,7 @@ class RewardPlan:
         """Squared error on the trajectories that are not trained on, and that of always predicting the mean."""
         if not self.held_out:
             return {}
-        known = [value for number in self.trained for value in self.targets[number]]
+        known = [value for number in self.trained for value in self.targets[number][: self.encoded[number].n_turns]]
         mean = sum(known) / len(known)
         error = baseline = steps = 0.0
         for batch in self._batches(self.held_out):

@@ -15,7 +15,7 @@ from icto_gym.errors import DataError
 from icto_gym.trajectory import Trajectory
 from trainers.batches import TokenBatch, collate, split_to_fit
 from trainers.losses import sft_loss
-from trainers.markers import MarkerConfig, start_markers, training_messages
+from trainers.markers import MarkerConfig, check_markers, start_markers, training_messages
 from trainers.models.config import ModelConfig
 from trainers.models.loading import load_model
 from trainers.models.scoring import score_tokens
@@ -59,6 +59,7 @@ def train_sft(
     """
     check_patience(config, probe is not None)
     markers = markers or start_markers(start)
+    check_markers(trajectories, markers)
     conversations = [training_messages(item, markers.best if markers else None) for item in trajectories]
     facts: dict[str, Any] = {
         "training": "sft",

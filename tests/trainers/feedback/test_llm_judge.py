@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step, Trajectory
-from trainers.feedback import EndpointJudge, EndpointJudgeConfig, judge_all, make_judge
+from trainers import stages
+from trainers.feedback import EndpointJudge, EndpointJudgeConfig, JudgeConfig, RuleConfig, judge_all, make_judge
 from trainers.feedback.llm_judge import UnreadableVerdict, parse_verdict
+from trainers.records import Verdict, read_records, write_records
+from trainers.runs import Run
 
 GOOD = '{"accepted": true, "score": 0.9, "reason": "step 2 buys the right one"}'
 
@@ -58,6 +61,8 @@ def test_a_verdict_is_found_in_whatever_is_written_around_it(answer):
         ('{"score": 1, "reason": "r"}', "no JSON object with a verdict"),
         ('{"accepted": "perhaps", "score": 1, "reason": "r"}', "accepted is 'perhaps'"),
         ('{"accepted": true, "score": 7, "reason": "r"}', "score is 7, outside"),
+        ('{"accepted": true, "score": 1' + "0" * 400 + ', "reason": "r"}', "score is 1000000"),
+        ('{"accepted": true, "score": 1' + "0" * 5000 + ', "reason": "r"}', "no JSON object"),
         ('{"accepted": true, "score": "high", "reason": "r"}', "score is 'high'"),
         ('{"accepted": true, "score": NaN, "reason": "r"}', "score is nan"),
         ('{"accepted": true, "score": 1, "reason": " "}', "reason is missing"),
@@ -103,6 +108,54 @@ def test_what_teaches_nothing_is_not_asked_about():
     ask = Answers(GOOD, GOOD)
     everything = EndpointJudge(ask, config=EndpointJudgeConfig(rules_first=False))
     assert len(everything.judge_all([play(), play(1)])) == len(ask.questions) == 2
+
+
+def test_it_is_the_rules_of_the_config_that_decide_what_is_not_asked_about():
+    ask = Answers(GOOD, GOOD)
+    judge = EndpointJudge(ask, rules=RuleConfig(reject_duplicates=False))
+    assert [verdict.judge for verdict in judge.judge_all([play(), play(1)])] == ["endpoint", "endpoint"]
+    config = JudgeConfig("endpoint:m", RuleConfig(reject_duplicates=False))
+    assert make_judge(config, base_url="http://127.0.0.1:9/v1").rules == config.rules
+
+
+class Unplugged(Exception):
+    pass
+
+
+def test_answers_of_a_judging_that_was_cut_off_are_not_asked_for_again(tmp_path, monkeypatch):
+    episodes = [play(n, f"a{n}") for n in range(5)]
+    write_records(tmp_path / "episodes.jsonl", episodes)
+    asked = []
+
+    def answering(last):
+        def ask(messages):
+            asked.append(messages)
+            if len(asked) > last:
+                raise Unplugged
+            return GOOD
+
+        return lambda config: EndpointJudge(ask, "endpoint:wise", config.endpoint)
+
+    config = JudgeConfig("endpoint:wise", endpoint=EndpointJudgeConfig(batch=1))
+    out = tmp_path / "verdicts.jsonl"
+    with Run(tmp_path) as run:
+        monkeypatch.setattr(stages, "make_judge", answering(3))
+        with pytest.raises(Unplugged):
+            stages.judge(run, out, tmp_path / "episodes.jsonl", config)
+        assert not out.exists() and len(asked) == 4
+        monkeypatch.setattr(stages, "make_judge", answering(99))
+        stages.judge(run, out, tmp_path / "episodes.jsonl", config)
+        assert len(asked) == 4 + 2  # the one that failed, and the last
+        assert [verdict.trajectory_id for verdict in read_records(out, Verdict)] == [e.trajectory_id for e in episodes]
+        assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["episodes.jsonl", "verdicts.jsonl"]
+
+
+def test_a_file_that_is_there_is_not_replaced_by_verdicts(tmp_path):
+    write_records(tmp_path / "episodes.jsonl", [play()])
+    (tmp_path / "mine.jsonl").write_text("mine")
+    with Run(tmp_path, redo=False) as run, pytest.raises(ConfigError, match=r"mine\.jsonl is there"):
+        stages.judge(run, tmp_path / "mine.jsonl", tmp_path / "episodes.jsonl", JudgeConfig())
+    assert (tmp_path / "mine.jsonl").read_text() == "mine"
 
 
 def test_questions_go_out_in_batches_and_answers_come_back_in_order():

@@ -1,6 +1,7 @@
 """Models by name, by folder and by checkpoint; what happens where something is missing."""
 
 import json
+import sys
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError, DataError, DependencyNotInstalled
 from icto_gym.files import write_json
 from trainers.models import LoRAConfig, ModelConfig, smollm2
+from trainers.models.folded import fold_adapters
 from trainers.models.loading import (
     checkpoint_record,
     is_adapted,
@@ -122,6 +124,26 @@ def test_a_folder_that_holds_something_else_is_no_model(tmp_path):
 def test_quantised_weights_without_an_adapter_cannot_be_trained():
     with pytest.raises(ConfigError, match=r"model\.lora"):
         load_model(ModelConfig(name="tiny-random", quantization="nf4", lora=None), trainable=True)
+
+
+@pytest.mark.parametrize("lora", [None, LoRAConfig(r=4)])
+def test_nothing_is_trained_in_float16(lora):
+    config = ModelConfig(name="tiny-random", lora=lora, dtype="float16")
+    with pytest.raises(ConfigError, match=r"model\.dtype is 'float16'.*Train in 'bfloat16'"):
+        load_model(config, trainable=True)
+    assert next(load_model(config).model.parameters()).dtype == torch.float16
+
+
+def test_a_seed_of_the_tiny_model_is_a_number():
+    with pytest.raises(ConfigError, match="'tiny-random:abc' names no model: 'abc' is no seed"):
+        load_model("tiny-random:abc")
+
+
+def test_all_weights_train_where_peft_is_not_installed(monkeypatch):
+    model = load_model(ModelConfig(name="tiny-random", lora=None), trainable=True).model
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft.tuners.lora.layer", None)
+    assert fold_adapters(model) == 0
 
 
 def test_a_missing_model_package_names_the_command(monkeypatch):

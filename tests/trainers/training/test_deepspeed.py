@@ -185,6 +185,20 @@ def test_several_processes_without_deepspeed_are_refused(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("name", ["train_batch_size", "amp", "torch_autocast", "fp16", "optimizer"])
+def test_a_file_of_settings_leaves_ours_alone(tmp_path, name):
+    import torch
+
+    pytest.importorskip("deepspeed")
+    from trainers.training.config import SFTConfig
+    from trainers.training.deepspeed import deepspeed_settings
+
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 2}, name: 4}))
+    with pytest.raises(ConfigError, match=f"{name} follow from the training's own settings"):
+        deepspeed_settings(str(file), SFTConfig(), torch.float32)
+
+
 def test_an_unknown_engine_is_named():
     with pytest.raises(ConfigError, match="Did you mean 'deepspeed'"):
         EngineConfig("deepsped")

@@ -20,6 +20,7 @@ from trainers.training.dpo import PairPlan, preference_loss, train_dpo
 from trainers.training.engine import prepare
 
 CONFIG = DPOConfig(learning_rate=3e-3, epochs=4, batch_size=3, save_every=3, sft_weight=0.0)
+STEPS = replace(CONFIG, objective="step")
 
 
 def train(pairs, tiny, folder, **settings):
@@ -114,7 +115,7 @@ def test_step_weights_follow_the_pair_and_are_uniform_where_there_are_none(pair_
     pair = pair_maker(0)
     steps = min(sum(m.role == "assistant" for m in side) for side in (pair.chosen, pair.rejected))
     given = tuple(0.5 + place for place in range(steps))
-    plan = PairPlan.make(tokenizer, [pair, replace(pair, granularity="step", step_weights=given)], CONFIG)
+    plan = PairPlan.make(tokenizer, [pair, replace(pair, granularity="step", step_weights=given)], STEPS)
     assert plan.pairs[0].weights == (1.0,) * steps
     assert plan.pairs[1].weights == given
     assert plan.batch([1]).weights[0, :steps].tolist() == list(given)
@@ -128,6 +129,44 @@ def test_pairs_without_tokens_or_without_a_difference_are_dropped_and_counted(pa
         PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=80))
 
 
+def test_only_an_objective_that_weighs_steps_drops_a_pair_whose_preferred_step_is_cut_off(pair_maker, tiny):
+    tokenizer = load_model(tiny).tokenizer
+    said = [Message("assistant", f"Action: {letter}") for letter in "abcd"]
+    seen = Message("user", "Observation: page")
+    pair = replace(
+        pair_maker(0), chosen=(said[0], seen, said[1]), rejected=(said[2], seen, said[3]), step_weights=(0.0, 1.0)
+    )
+    side = PairPlan.make(tokenizer, [pair], CONFIG).pairs[0].chosen
+    short = side.turns.index(1)  # before the second reply
+    for objective in ("trajectory", "log_ratio"):
+        plan = PairPlan.make(tokenizer, [pair], replace(CONFIG, objective=objective, max_length=short))
+        assert plan.counts["pairs"] == plan.counts["truncated"] == 1 and plan.pairs[0].weights == (1.0,)
+    for objective in ("step", "mixed"):
+        with pytest.raises(DataError, match="None of 1 pairs"):
+            PairPlan.make(tokenizer, [pair], replace(CONFIG, objective=objective, max_length=short))
+
+
+def test_a_loss_that_is_not_there_is_found_before_anything_is_read(pairs, tiny, tmp_path):
+    with pytest.raises(ConfigError, match=r"dpo\.objective 'json:nothing' could not be loaded"):
+        train_dpo(pairs, tiny, replace(CONFIG, objective="json:nothing"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": float("inf")}, "beta is inf"),
+        ({"sft_weight": float("nan")}, "sft_weight is nan"),
+        ({"chosen_penalty": float("nan")}, "chosen_penalty is nan"),
+        ({"chosen_penalty": 1.0, "objective": "log_ratio"}, "objective 'log_ratio' has no such penalty"),
+        ({"chosen_penalty": 1.0, "objective": "my.module:loss"}, "objective 'my.module:loss' has no such penalty"),
+    ],
+)
+def test_settings_that_cannot_be_or_would_do_nothing_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(CONFIG, **changes)
+
+
 def test_what_tells_the_sides_apart_must_lie_before_the_cut(pair_maker, tiny):
     tokenizer = load_model(tiny).tokenizer
     said = [Message("assistant", text) for text in ("Action: a", "Action: b", "Action: c", "Action: d")]
@@ -137,13 +176,12 @@ def test_what_tells_the_sides_apart_must_lie_before_the_cut(pair_maker, tiny):
     late = replace(pair, rejected=(said[0], seen, said[3]))  # only the second differs
     other = pair_maker(1)
     length = len(encode_conversation(tokenizer, [*pair.prompt, said[0]]).input_ids)
-    short = replace(CONFIG, max_length=length)
     for cut in (weighed, late):
-        assert PairPlan.make(tokenizer, [cut], CONFIG).counts["dropped"] == 0
+        assert PairPlan.make(tokenizer, [cut], STEPS).counts["dropped"] == 0
         with pytest.raises(DataError, match="None of 1 pairs"):
-            PairPlan.make(tokenizer, [cut], short)
-    assert PairPlan.make(tokenizer, [weighed, other], CONFIG).pairs[0].weights == (0.0, 1.0)
-    assert PairPlan.make(tokenizer, [replace(weighed, step_weights=(0.0, 0.0))], CONFIG).pairs[0].weights == (1.0, 1.0)
+            PairPlan.make(tokenizer, [cut], replace(STEPS, max_length=length))
+    assert PairPlan.make(tokenizer, [weighed, other], STEPS).pairs[0].weights == (0.0, 1.0)
+    assert PairPlan.make(tokenizer, [replace(weighed, step_weights=(0.0, 0.0))], STEPS).pairs[0].weights == (1.0, 1.0)
 
 
 def test_a_side_may_say_ok_where_nothing_was_said_before(tiny):
@@ -160,9 +198,9 @@ def test_no_more_is_trained_than_the_model_can_read(pairs, tiny, tmp_path):
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
     checkpoint, _ = train(pairs, replace(tiny, name=str(folder)), tmp_path / "run", epochs=1)
-    assert read_checkpoint(checkpoint)["data"] | {"held_out": 0} == {
-        "truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0,
-    }  # fmt: skip
+    data = read_checkpoint(checkpoint)["data"]
+    assert data.pop("scoring_tokens") > 0
+    assert data == {"truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0}
 
 
 def test_the_reference_is_the_start_even_when_an_adapter_goes_on_learning(pairs, tiny, tmp_path):
@@ -266,7 +304,9 @@ def test_what_is_trained_from_a_model_with_markers_keeps_and_reads_them(pairs, t
 def test_whole_tasks_are_held_out_and_measured_beside_the_trained_pairs(pair_maker, tiny, tmp_path):
     pairs = [replace(pair_maker(number), task_id=f"shop/{number // 2}") for number in range(10)]
     checkpoint, log = train(pairs, tiny, tmp_path, holdout=0.25, epochs=1)
-    assert read_checkpoint(checkpoint)["data"] == {"pairs": 10, "truncated": 0, "dropped": 0, "held_out": 2}
+    data = read_checkpoint(checkpoint)["data"]
+    assert data.pop("scoring_tokens") > sum(line["train/tokens"] for line in log[1:])  # all ten, not eight
+    assert data == {"pairs": 10, "truncated": 0, "dropped": 0, "held_out": 2}
     assert log[0]["held_out/chosen_logp_change"] == 0.0
     assert log[-1]["held_out/log_ratio_margin"] != 0.0 and "pairs/log_ratio_margin" in log[-1]
     assert len(log) == 1 + 3  # eight pairs in batches of three

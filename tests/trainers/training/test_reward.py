@@ -47,6 +47,34 @@ def test_there_is_one_value_per_step_and_they_come_near_the_targets(fitted, traj
     assert model.score(trajectories[0]) == model.score(trajectories[0])
 
 
+def test_a_reply_that_is_cut_has_no_value(trajectories, targets, tiny):
+    long = max(trajectories, key=lambda item: len(item.steps))
+    whole = new_reward_model(tiny).encode(long)
+    begins = whole.turns.index(1)
+    for length in (begins, begins + 1, begins + 3):
+        model = new_reward_model(tiny, length)
+        short = model.encode(long)
+        assert short.n_turns == 1 and short.input_ids == whole.input_ids[: len(short.input_ids)]
+        assert len(model.score(long)) == len(long.steps)
+        plan = RewardPlan(model, [long], [targets[long.trajectory_id]], CONFIG)
+        assert plan.counts["truncated"] == 1 and plan.weight([0]) == 1
+    ends = len(whole.turns) - whole.turns[::-1].index(1)
+    assert new_reward_model(tiny, ends).encode(long).n_turns == 2
+
+
+def test_a_model_reads_so_many_tokens(trajectories, tiny):
+    model = new_reward_model(tiny)
+    model.score(trajectories[0])
+    assert model.tokens_read == len(model.encode(trajectories[0]).input_ids)
+
+
+def test_a_reward_model_without_its_head_is_named(fitted, tmp_path):
+    shutil.copytree(fitted[0], tmp_path / "torn")
+    (tmp_path / "torn" / "head.safetensors").unlink()
+    with pytest.raises(DataError, match=r"torn: not a complete reward model, head\.safetensors is missing"):
+        RewardModel.load(tmp_path / "torn")
+
+
 def test_the_digest_covers_the_head_and_the_model_under_it(fitted, tmp_path):
     from trainers.training.checkpoint import seal
 
@@ -113,7 +141,7 @@ def test_a_model_that_is_in_16_bits_throughout_gives_values(trajectories, target
 def test_whole_tasks_are_held_out_and_what_cannot_be_read_is_counted(trajectories, tiny):
     twice = [*trajectories, *(replace(item, trajectory_id=f"{item.trajectory_id}1") for item in trajectories)]
     targets = [[0.5] * len(item.steps) for item in twice]
-    config = RewardConfig(holdout=0.25, max_length=92)
+    config = RewardConfig(holdout=0.25, max_length=100)
     plan = RewardPlan(new_reward_model(tiny, config.max_length), twice, targets, config)
     held, trained = ({twice[number].task_id for number in side} for side in (plan.held_out, plan.trained))
     assert held and trained and not held & trained

@@ -2,13 +2,14 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from icto_gym.errors import ConfigError, DataError
+from trainers.markers import MarkerConfig
 from trainers.models import ModelConfig
 from trainers.models.loading import load_model, read_checkpoint
 from trainers.training import loop
@@ -95,6 +96,15 @@ def test_a_complete_training_is_not_done_again(trajectories, tiny, tmp_path):
     log: list[dict] = []
     assert train_sft(trajectories, tiny, CONFIG, tmp_path, log=log.append) == first
     assert log == []
+
+
+def test_episodes_with_markers_want_a_checkpoint_that_remembers_them(trajectories, tiny, tmp_path):
+    known = MarkerConfig()
+    marked = [replace(item, extra={"marker": asdict(known.best)}) for item in trajectories[:2]]
+    with pytest.raises(DataError, match=r"expert#0' carries the marker '\[Correct\]', and no markers are known"):
+        train_sft(marked, tiny, CONFIG, tmp_path)
+    folder = train_sft(marked, tiny, replace(CONFIG, epochs=1), tmp_path, markers=known)
+    assert read_checkpoint(folder)["markers"]["markers"][0] == "[Correct]"
 
 
 def test_a_folder_with_another_training_is_refused_naming_what_differs(trajectories, tiny, tmp_path):
