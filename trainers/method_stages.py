@@ -44,7 +44,7 @@ from trainers.pairing.prompt import (
 from trainers.policies.base import derive_seed
 from trainers.policies.players import Player
 from trainers.policies.prompted import PromptedPolicy, Shown, answer_twice
-from trainers.records import PreferencePair, StepRewards, append_record, read_records, write_records
+from trainers.records import StepRewards, append_record, read_records, write_records
 from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
@@ -53,6 +53,7 @@ from trainers.stages import (
     Watch,
     play_facts,
     read_all,
+    read_pairs,
     scoring_facts,
     stage_name,
     train_stage,
@@ -291,7 +292,7 @@ def train_preference_reward(run: Run, out: Path, pairs: Path, start: Start, conf
     def work() -> dict[str, Any]:
         from trainers.training.preference_reward import train_preference_reward as train
 
-        train(read_records(pairs, PreferencePair), start, config, out, log=run.metric_logger(stage_name(run, out)))
+        train(read_pairs(pairs), start, config, out, log=run.metric_logger(stage_name(run, out)))
         return training_facts(run, out)
 
     return train_stage(run, out, work, {"pairs": pairs, "start": start, "config": config})
@@ -305,7 +306,7 @@ def train_ppo(
     def work() -> dict[str, Any]:
         from trainers.training.ppo import train_ppo as train
 
-        prompts = [pair.prompt for pair in read_records(pairs, PreferencePair)]
+        prompts = [pair.prompt for pair in read_pairs(pairs)]
         train(prompts, reward, start, config, out, **watching(run, out, watch, start_markers(start)))
         return {**training_facts(run, out), **_sampled_tokens(run, out)}
 

@@ -340,9 +340,7 @@ def train_dpo(
     def work() -> dict[str, Any]:
         from trainers.training.dpo import train_dpo as train
 
-        found = read_records(pairs, PreferencePair)
-        if not found:
-            raise DataError(f"{pairs} holds no pairs, so there is nothing to contrast.")
+        found = read_pairs(pairs)
         train(found, start, config, out, reference=reference, **watching(run, out, watch, start_markers(start)))
         return training_facts(run, out)
 
@@ -381,6 +379,18 @@ def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs:
     name, outputs = stage_name(run, out), [checkpoint / "checkpoint.json"]
     run.stage(name, work, inputs=inputs, outputs=outputs, partial=[out], together=True)
     return checkpoint
+
+
+def read_pairs(path: Path) -> list[PreferencePair]:
+    """All pairs of a file.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = read_records(path, PreferencePair)
+    if not found:
+        raise DataError(f"{path} holds no pairs, so there is nothing to learn from.")
+    return found
 
 
 def watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None) -> dict[str, Any]:

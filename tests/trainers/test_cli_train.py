@@ -81,11 +81,12 @@ def test_a_reward_model_is_not_read_as_what_it_was_not_fitted_to(files, capsys):
     assert {item.source for item in read_records(files / "literal.jsonl", StepRewards)} == {"learned:literal"}
 
 
-def test_no_pairs_is_a_clear_failure(files, capsys):
+@pytest.mark.parametrize("verb", ["dpo", "preference"])
+def test_no_pairs_is_a_clear_failure(files, capsys, verb):
     empty = files / "empty.jsonl"
     empty.write_text("")
-    assert main(["train", "dpo", str(empty), *MODEL, "--out", str(files / "nothing")]) == 1
-    assert "holds no pairs, so there is nothing to contrast" in capsys.readouterr().err
+    assert main(["train", verb, str(empty), *MODEL, "--out", str(files / f"nothing-{verb}")]) == 1
+    assert "holds no pairs, so there is nothing to learn from" in capsys.readouterr().err
 
 
 def test_ppo_raises_the_rating_of_a_model_of_preferences(files, capsys):

@@ -65,8 +65,16 @@ class Engine:
         return compute_loss(self.module, batch)
 
     def backward(self, loss: Tensor, *, last: bool = True) -> None:
-        """Add the gradients of ``loss`` to what is there; ``last``: of this optimiser step."""
+        """Add the gradients of ``loss`` to what is there; ``last``: of this optimiser step.
+
+        Gradients of weights in 16 bits are added up in float32, for bfloat16 would round every sum to 8 bits.
+        """
         loss.backward()
+        for name, value in self.parameters.items():
+            master = self._masters[name]
+            if master is not value and value.grad is not None:
+                gradient, value.grad = value.grad.float(), None
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
 
     def step(self, number: int) -> float:
         """Make optimiser step ``number`` (from 0) and forget the gradients.
@@ -74,9 +82,6 @@ class Engine:
         Returns:
             The length of the gradient before it was scaled down; if it is not finite, nothing is changed.
         """
-        for name, value in self.parameters.items():
-            if self._masters[name] is not value and value.grad is not None:
-                self._masters[name].grad, value.grad = value.grad.float(), None
         limit = self.config.max_grad_norm or math.inf
         length = float(torch.nn.utils.clip_grad_norm_(self._masters.values(), limit))
         if math.isfinite(length):

@@ -172,6 +172,14 @@ def test_small_steps_do_not_vanish_in_bfloat16():
     assert torch.allclose(module.weight.float(), torch.full((1, 8), 0.99), atol=0.005)
 
 
+def test_gradients_of_bfloat16_weights_are_added_up_in_float32():
+    module = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    one = Engine(module, OptimizerConfig(max_grad_norm=0.0), 1)
+    for _ in range(1000):  # in bfloat16 the sum would stop at 256
+        one.backward(module(torch.ones(1, 1, dtype=torch.bfloat16)).sum(), last=False)
+    assert one.step(0) == 1000.0 and module.weight.grad is None
+
+
 @pytest.mark.parametrize("name", ["state.safetensors", "position.json"])
 def test_a_torn_state_is_named_with_the_mend(tmp_path, name):
     save_state(tmp_path, 3, {"weight/x": torch.zeros(3)}, {"losses": []})
