@@ -122,6 +122,9 @@ class Engine:
     def _placed(self, key: str, moment: Tensor, value: Tensor) -> Any:
         if key == "step":
             return moment if self.config.optimizer == "adamw" else int(moment)
+        if key in ("state1", "state2") and getattr(self.optimizer, "is_paged", False):
+            # else a resumed training would hold on the card what the one before it could move to main memory
+            return self.optimizer.get_state_buffer(value, dtype=moment.dtype).copy_(moment)
         return moment.to(value.device)
 
     def weights(self) -> dict[str, Tensor] | None:
