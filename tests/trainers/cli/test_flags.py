@@ -52,5 +52,5 @@ def test_an_option_is_read_ahead_in_either_spelling():
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_numbers_without_end_are_refused_as_in_yaml(number):
-    with pytest.raises(ConfigError, match=r"--dpo\.chosen-penalty is .*; give a finite number"):
-        parse_flags(ICTOConfig, ["--dpo.chosen-penalty", number], default=ICTOConfig())
+    with pytest.raises(ConfigError, match=r"--pairing\.min-margin is .*; give a finite number"):
+        parse_flags(ICTOConfig, ["--pairing.min-margin", number], default=ICTOConfig())
