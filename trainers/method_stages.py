@@ -48,13 +48,12 @@ from trainers.records import StepRewards, append_record, read_records, write_rec
 from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
+from trainers.stage_facts import play_facts, scoring_facts
 from trainers.stages import (
     Start,
     Watch,
-    play_facts,
     read_all,
     read_pairs,
-    scoring_facts,
     stage_name,
     train_stage,
     training_facts,

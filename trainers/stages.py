@@ -8,7 +8,6 @@ log and ``metrics.jsonl`` is the place of its output in the run folder.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,7 @@ from icto_gym.files import drop_drafts, read_json, write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers import distributed
-from trainers.diagnostics import read_lines
-from trainers.evaluation.evaluate import COST, Decoding, chosen_manifest, evaluate_policy, greedy
+from trainers.evaluation.evaluate import Decoding, chosen_manifest, evaluate_policy, greedy
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.watch import Watch
 from trainers.feedback import (
@@ -28,7 +26,6 @@ from trainers.feedback import (
     Judge,
     JudgeConfig,
     StepRewardConfig,
-    StepRewarder,
     distinct_successes,
     judge_all,
     make_judge,
@@ -59,6 +56,7 @@ from trainers.records import (
 )
 from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
 from trainers.runs import Run
+from trainers.stage_facts import play_facts, probe_facts, scoring_facts, verdict_facts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
 __all__ = ["ActingConfig", "DemonstrationConfig", "Player", "Start", "Watch", "model_player", "named_player", "rate"]
@@ -79,26 +77,6 @@ def explore(run: Run, out: Path, player: Player, config: RolloutConfig, *others:
     inputs = {**player.inputs, "config": [config, *others]}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out], adds=True)
     return out
-
-
-def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
-    """Counts and means that say how play went."""
-    steps = [step for trajectory in trajectories for step in trajectory.steps]
-    episodes = max(len(trajectories), 1)
-    return {
-        "episodes": len(trajectories),
-        "successes": sum(trajectory.success for trajectory in trajectories),
-        "broken": sum(trajectory.error is not None for trajectory in trajectories),
-        "average_reward": round(sum(trajectory.score for trajectory in trajectories) / episodes, 6),
-        "steps": len(steps),
-        "invalid_action_share": round(sum(not step.valid for step in steps) / max(len(steps), 1), 6),
-        "prompt_tokens": _sum_of(trajectories, "prompt_tokens"),
-        "response_tokens": _sum_of(trajectories, "response_tokens"),
-    }
-
-
-def _sum_of(trajectories: list[Trajectory], name: str) -> int:
-    return sum(int((trajectory.extra or {}).get(name) or 0) for trajectory in trajectories)
 
 
 def demonstrate(run: Run, out: Path, config: DemonstrationConfig, environment: RolloutConfig) -> Path:
@@ -182,16 +160,6 @@ def _verdicts(judge: Judge, trajectories: list[Trajectory], answered: Path) -> l
     return judge.judge_all(trajectories, read_records(answered, Verdict) if answered.exists() else (), keep)
 
 
-def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:
-    """How many were accepted, and why the others were not (the rule's name, the part before the colon)."""
-    reasons = Counter(verdict.reason.partition(":")[0] for verdict in verdicts if not verdict.accepted)
-    return {
-        "trajectories": len(verdicts),
-        "accepted": sum(verdict.accepted for verdict in verdicts),
-        "rejected": dict(sorted(reasons.items())),
-    }
-
-
 def score_steps(
     run: Run,
     out: Path,
@@ -216,13 +184,6 @@ def score_steps(
     inputs = {"trajectories": trajectories, "config": config, "model": model, "continuations": continuations}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
-
-
-def scoring_facts(rewarder: StepRewarder, found: Sequence[StepRewards]) -> dict[str, int]:
-    """What was scored, and the tokens that a rewarder with a model read for it."""
-    read = getattr(rewarder, "tokens_read", None)
-    counts = {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
-    return counts if read is None else {**counts, "scoring_tokens": int(read)}
 
 
 def pair(
@@ -408,14 +369,7 @@ def training_facts(run: Run, out: Path) -> dict[str, Any]:
     held = {key: value for line in lines[-1:] for key, value in line.items() if key.startswith(measured)}
     record = read_json(out / "checkpoint" / "checkpoint.json")
     end = {key: record[key] for key in ("stopped_early",) if key in record}
-    return {**record.get("data", {}), "trained_tokens": tokens, **_probe_tokens(out), **held, **end}
-
-
-def _probe_tokens(out: Path) -> dict[str, int]:
-    """Read and written by the probes of a training; empty where nothing was probed."""
-    probes = read_lines(out / "probes.jsonl")
-    read = sum(value for probe in probes for name, value in probe.items() if name.startswith(COST))
-    return {"probe_tokens": int(read)} if probes else {}
+    return {**record.get("data", {}), "trained_tokens": tokens, **probe_facts(out), **held, **end}
 
 
 # ---- records ----------------------------------------------------------------------------------

@@ -1,0 +1,58 @@
+"""What a stage's record says of what it made: counts, and tokens read and written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from icto_gym.trajectory import Trajectory
+from trainers.diagnostics import read_lines
+from trainers.evaluation.evaluate import COST
+from trainers.feedback import StepRewarder
+from trainers.records import StepRewards, Verdict
+
+
+def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
+    """Counts and means that say how play went."""
+    steps = [step for trajectory in trajectories for step in trajectory.steps]
+    episodes = max(len(trajectories), 1)
+    return {
+        "episodes": len(trajectories),
+        "successes": sum(trajectory.success for trajectory in trajectories),
+        "broken": sum(trajectory.error is not None for trajectory in trajectories),
+        "average_reward": round(sum(trajectory.score for trajectory in trajectories) / episodes, 6),
+        "steps": len(steps),
+        "invalid_action_share": round(sum(not step.valid for step in steps) / max(len(steps), 1), 6),
+        "prompt_tokens": _sum_of(trajectories, "prompt_tokens"),
+        "response_tokens": _sum_of(trajectories, "response_tokens"),
+    }
+
+
+def _sum_of(trajectories: list[Trajectory], name: str) -> int:
+    return sum(int((trajectory.extra or {}).get(name) or 0) for trajectory in trajectories)
+
+
+def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:
+    """How many were accepted, and why the others were not (the rule's name, the part before the colon)."""
+    reasons = Counter(verdict.reason.partition(":")[0] for verdict in verdicts if not verdict.accepted)
+    return {
+        "trajectories": len(verdicts),
+        "accepted": sum(verdict.accepted for verdict in verdicts),
+        "rejected": dict(sorted(reasons.items())),
+    }
+
+
+def scoring_facts(rewarder: StepRewarder, found: Sequence[StepRewards]) -> dict[str, int]:
+    """What was scored, and the tokens that a rewarder with a model read for it."""
+    read = getattr(rewarder, "tokens_read", None)
+    counts = {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
+    return counts if read is None else {**counts, "scoring_tokens": int(read)}
+
+
+def probe_facts(out: Path) -> dict[str, int]:
+    """Read and written by the probes of a training; empty where nothing was probed."""
+    probes = read_lines(out / "probes.jsonl")
+    read = sum(value for probe in probes for name, value in probe.items() if name.startswith(COST))
+    return {"probe_tokens": int(read)} if probes else {}
