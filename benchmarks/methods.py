@@ -1,7 +1,7 @@
 """All methods on WebShop's built-in data with SmolLM2-135M: one protocol, one start, one table.
 
-    python benchmarks/methods.py --budget small --folder runs/methods      # about 40 minutes on two free cores
-    python benchmarks/methods.py --budget full --seeds 0 1 2               # about 4 hours a seed
+    python benchmarks/methods.py --budget small --folder runs/methods      # about 11 hours a seed on one core
+    python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
     python benchmarks/methods.py --budget small --seeds 2 --keep     # seeds whose folders are gone stay in the table

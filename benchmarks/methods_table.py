@@ -93,7 +93,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
         f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
         "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "
-        "Best-of-N is an upper bound. The two that go on cloning stand with their last weights, whatever dev says.",
+        "Best-of-N is an upper bound. The two that go on cloning stand with their last weights, whatever dev says. "
+        "What to make of it, and how the seeds came about, is in docs/method.md.",
     ]  # fmt: skip
     for seed, found in result["results"].items():
         for split in SPLITS:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.files import read_json
+from icto_gym.trajectory import Trajectory
 from trainers.runs import Run, superseded
 
 STAGES = {
@@ -20,6 +21,12 @@ COSTS = (*TOKENS, "trained_tokens", "probe_tokens", "scoring_tokens")
 """What stages record of their cost, in tokens: read and written by policies in play and in sampling (PPO samples within
 its training), read in training, read and written by probes of a training, and read only to be scored: by the reference
 of a contrast, once, or by a reward model."""
+
+
+def tokens_of(trajectories: Iterable[Trajectory]) -> dict[str, int]:
+    """Read and written by the policy that played, by its own count."""
+    counts = [trajectory.extra or {} for trajectory in trajectories]
+    return {name: sum(int(count.get(name) or 0) for count in counts) for name in TOKENS}
 
 
 def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> dict[str, Any]:

@@ -49,16 +49,7 @@ from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
 from trainers.stage_facts import play_facts, scoring_facts
-from trainers.stages import (
-    Start,
-    Watch,
-    read_all,
-    read_pairs,
-    stage_name,
-    train_stage,
-    training_facts,
-    watching,
-)
+from trainers.stages import Start, Watch, read_all, read_pairs, stage_name, train_stage, training_facts, watching
 from trainers.training.config import PPOConfig, RewardConfig
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.trajectory import Trajectory
-from trainers.diagnostics import read_lines
+from trainers.diagnostics import read_lines, tokens_of
 from trainers.evaluation.evaluate import COST
 from trainers.feedback import StepRewarder
 from trainers.records import StepRewards, Verdict
@@ -25,13 +25,8 @@ def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
         "average_reward": round(sum(trajectory.score for trajectory in trajectories) / episodes, 6),
         "steps": len(steps),
         "invalid_action_share": round(sum(not step.valid for step in steps) / max(len(steps), 1), 6),
-        "prompt_tokens": _sum_of(trajectories, "prompt_tokens"),
-        "response_tokens": _sum_of(trajectories, "response_tokens"),
+        **tokens_of(trajectories),
     }
-
-
-def _sum_of(trajectories: list[Trajectory], name: str) -> int:
-    return sum(int((trajectory.extra or {}).get(name) or 0) for trajectory in trajectories)
 
 
 def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:

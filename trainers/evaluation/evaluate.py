@@ -15,7 +15,7 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.tasks import Manifest, Task
 from icto_gym.trajectory import Trajectory
 from trainers.config import at_least, to_mapping
-from trainers.diagnostics import TOKENS
+from trainers.diagnostics import tokens_of
 from trainers.evaluation.failures import count_causes
 from trainers.evaluation.metrics import HIGHER_IS_BETTER, Scoring
 from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
@@ -224,7 +224,7 @@ def make_probe(
             rollout(policy, played, jobs, store, progress=False)
         numbers = probe_numbers(store.kept)
         logger.info("step %d: %s", step, ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
-        return {**numbers, **probe_cost(store.kept)}
+        return {**numbers, **{f"{COST}{name}": float(count) for name, count in tokens_of(store.kept).items()}}
 
     return look
 
@@ -235,12 +235,6 @@ PROBE_METRICS = ("dev/success_rate", "dev/average_reward")
 
 COST = "cost/"
 """Before the names of what a probe cost, among what it measured."""
-
-
-def probe_cost(trajectories: list[Trajectory]) -> dict[str, float]:
-    """Tokens that the policy read and wrote, by its own count."""
-    counts = [trajectory.extra or {} for trajectory in trajectories]
-    return {f"{COST}{name}": float(sum(int(count.get(name) or 0) for count in counts)) for name in TOKENS}
 
 
 def probe_numbers(trajectories: list[Trajectory]) -> dict[str, float]:

@@ -25,7 +25,10 @@ class Judge(Protocol):
 
 @runtime_checkable
 class StepRewarder(Protocol):
-    """Gives every step of a trajectory a reward in units of score."""
+    """Gives every step of a trajectory a reward in units of score.
+
+    One that asks a model may count what it read in ``tokens_read``, for the cost of its stage.
+    """
 
     name: str
 

@@ -302,6 +302,8 @@ def _load_checkpoint(folder: Path, config: ModelConfig, *, asked: bool, trainabl
         if asked:
             _refuse_other_settings(folder, config, saved)
         check_base(folder, record)
+        if trainable:
+            _check_trainable(saved)
         return _load_adapter(folder, saved, trainable=trainable)
     if record["kind"] == "reward":
         raise ConfigError(f"{folder} holds a reward model, which does not write text. Load it with RewardModel.load.")

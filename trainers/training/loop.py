@@ -309,8 +309,12 @@ def _keep_probed(engine: Engine, position: Position, config: OptimizerConfig, ou
 
 def _keep(engine: Engine, folder: Path, facts: Mapping[str, Any], save: Save) -> None:
     weights = engine.weights()  # gathered by all, written by the first
-    _check_weights(engine.parameters if weights is None else weights)
-    distributed.on_first(lambda: save(folder, facts, weights))
+
+    def write() -> None:  # where it fails, the other processes are told
+        _check_weights(engine.parameters if weights is None else weights)
+        save(folder, facts, weights)
+
+    distributed.on_first(write)
 
 
 def _check_weights(weights: Mapping[str, Tensor]) -> None:

@@ -71,9 +71,8 @@ def train_ppo(
         config: sampling, optimiser and loss.
         out: folder of this training.
         log: gets one record per optimiser step. ``rollout/...`` are means over the answers of its iteration:
-            ``reward``, ``kl`` (per answer, in nats) and others; ``final/...`` in the last record: over answers of the
-            result. ``sampled/prompt_tokens`` and ``sampled/response_tokens``, in the first record of each iteration,
-            count what the policy read and wrote for all answers of it, ``final/...`` likewise.
+            ``reward``, ``kl`` (per answer, in nats) and others; ``final/...`` in the last record: of the result.
+            ``sampled/prompt_tokens`` and ``.../response_tokens``, at the start of each iteration, count for all of it.
         probe: measures the policy every ``config.probe_every`` steps and at the end.
 
     Returns:

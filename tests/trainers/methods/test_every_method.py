@@ -15,9 +15,8 @@ from icto_gym.files import read_json
 from icto_gym.store import TrajectoryStore
 from trainers.config import from_mapping, merged
 from trainers.feedback.monte_carlo import beginning
-from trainers.methods import METHODS, find_method
-from trainers.methods.eto import ETOConfig, dpo_of
-from trainers.presets import fit_to, preset_names, preset_values
+from trainers.methods import find_method
+from trainers.presets import fit_to, preset_values
 from trainers.records import PreferencePair, read_records, write_records
 from trainers.runs import Run
 
@@ -102,14 +101,6 @@ def test_eto_moves_its_reference_and_follows_its_schedule(clone, tmp_path):
     assert counts["expert won"] == 3 and counts["pairs"] == 3
     assert read_json(tmp_path / "chosen.json")["label"] == "eto-2"
     assert checkpoint == run.iteration(2) / "dpo" / "checkpoint"
-
-
-def test_etos_published_schedule_is_the_default():
-    config = ETOConfig()
-    assert [(dpo_of(config, n).beta, dpo_of(config, n).learning_rate) for n in (1, 2, 3)] == [
-        (0.1, 1e-6), (0.5, 5e-7), (0.5, 5e-7),
-    ]  # fmt: skip
-    assert config.dpo.sft_weight == 0 and config.dpo.batch_size == 32 and config.dpo.epochs == 3
 
 
 def test_ipr_keeps_the_clone_as_reference_and_values_steps_by_playing_on(clone, tmp_path):
@@ -343,24 +334,6 @@ def test_a_start_that_is_no_checkpoint_is_found_before_any_work(tmp_path):
     with pytest.raises(DataError, match="not a complete checkpoint"):
         run_method("eto", tmp_path, start=tmp_path)
     assert not (tmp_path / "demonstrations.jsonl").exists()
-
-
-@pytest.mark.parametrize("preset", ["smollm2-cpu", "paper-llama2-7b"])
-@pytest.mark.parametrize("method", METHODS)
-def test_both_presets_speak_to_every_method(preset, method):
-    config_class = find_method(method).config_class
-    config = from_mapping(config_class, preset_values(preset, fit_to(method, config_class)), preset)
-    assert ("llama" in config.model.name.lower()) == (preset == "paper-llama2-7b")
-
-
-def test_icto_variants_are_presets_and_each_says_something():
-    config_class = find_method("icto").config_class
-    variants = [name for name in preset_names() if name.startswith("icto-")]
-    assert len(variants) == 12
-    for name in variants:
-        assert from_mapping(config_class, preset_values(name, fit_to("icto", config_class)), name)
-    with pytest.raises(ConfigError, match="says nothing that this method takes"):
-        preset_values("icto-without-contrast", fit_to("bc", find_method("bc").config_class))
 
 
 def test_how_the_model_writes_is_an_input_of_all_that_it_plays(clone, tmp_path, caplog):
