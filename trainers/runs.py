@@ -73,17 +73,19 @@ class Run:
         probe = self.folder / f".probe-{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"x" * 4096)
-            probe.unlink()
+            try:
+                probe.write_bytes(b"x" * 4096)
+            finally:  # a full disk holds its name
+                probe.unlink(missing_ok=True)
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             raise RunError(
-                f"The run folder {self.folder} cannot be written: {error.strerror}. Choose another with --run."
+                f"The run folder {self.folder} cannot be written: {error.strerror}. Choose another with --run or --out."
             ) from error
         if free < _SPARE_BYTES:
             raise RunError(
                 f"The disk of {self.folder} has {free >> 20} MB left; a run needs at least {_SPARE_BYTES >> 20} MB. "
-                "Free space or choose another folder with --run."
+                "Free space or choose another folder with --run or --out."
             )
 
     def _take_lock(self) -> None:

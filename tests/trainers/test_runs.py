@@ -174,6 +174,20 @@ def test_a_folder_that_cannot_be_written_is_one_error_before_any_work(tmp_path):
         pass
 
 
+def test_a_full_disk_is_one_error_and_leaves_nothing_behind(tmp_path):
+    """A real limit on file sizes: the kernel makes the file and refuses its content, as a full disk does."""
+    code = (
+        "import resource, signal, sys\n"
+        "from trainers.runs import Run\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "Run(sys.argv[1]).__enter__()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
+    assert "cannot be written: File too large. Choose another with --run or --out." in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a read-only file system")
 def test_a_read_only_folder_is_one_error_before_any_work():
     with pytest.raises(RunError, match="cannot be written"), Run("/sys/icto-run"):
