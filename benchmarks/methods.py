@@ -69,13 +69,13 @@ BUDGETS = {
     "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
     "small": Budget(
         160, 320, 240, 16, 4, 1, 1, 120, 120, 200, 60,
-        ("icto", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "nat", "icto_step", "rlcd", "ipr",
-         "best_of_n"),
+        ("icto", "icto_retry", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "nat", "icto_step",
+         "rlcd", "ipr", "best_of_n"),
     ),
     "full": Budget(
         160, 320, 240, 16, 4, 2, 2, 120, 160, 300, 270,
-        ("icto", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "icto_step", "nat", "ipr", "rlcd",
-         "best_of_n"),
+        ("icto", "icto_retry", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "icto_step", "nat",
+         "ipr", "rlcd", "best_of_n"),
     ),
 }  # fmt: skip
 
@@ -90,7 +90,7 @@ COMMON: dict[str, Any] = {
 _SAMPLED = {"temperature": 0.8, "greedy_first": True, "epsilon": 0.0, "branch_fraction": 0.0}
 # these learn from the expert's episode of the very task that they try, so they try those that were demonstrated
 AGAINST_EXPERTS = ("eto", "ipr")
-SAMPLING = ("icto", "icto_imitation", "icto_step", "rft", "nat")
+SAMPLING = ("icto", "icto_retry", "icto_imitation", "icto_step", "rft", "nat")
 IMITATING = ("icto_imitation", "rft")
 # at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
 _OWN = {
@@ -119,6 +119,14 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "icto": (
         "icto",
         {"rollout": _SAMPLED, "judge": _VALID, "pairing": _OWN, "dpo": _ANCHORED},
+        [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
+    ),
+    # pairs that part at a mistake, with what the policy would have said next instead: each tells one decision apart
+    "icto_retry": (
+        "icto",
+        {"rollout": _SAMPLED, "retries": {"branches": 8, "others": 0.25}, "judge": _VALID,
+         "pairing": {**_OWN, "max_pairs_per_task": 3, "closest_first": True, "max_rejected_steps": 1},
+         "dpo": _ANCHORED},
         [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
     ),
     "icto_step": (

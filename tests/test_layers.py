@@ -17,7 +17,8 @@ FLOORS = {  # module prefix -> floor; the longest prefix counts
     "trainers.feedback": 4, "trainers.training": 4, "trainers.evaluation": 4,
     "trainers.exchange": 4, "trainers.trackers": 3,
     "trainers.report": 4, "trainers.markers": 2, "trainers.stages": 5, "trainers.stage_facts": 5,
-    "trainers.likelihoods": 4, "trainers.method_stages": 5, "trainers.methods": 6, "trainers.cli": 7,
+    "trainers.likelihoods": 4, "trainers.method_stages": 5, "trainers.methods": 6,
+    "trainers.playing_on": 5, "trainers.retries": 5, "trainers.cli": 7,
 }  # fmt: skip
 HEAVY = {"ray", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "spacy", "py4j", "textworld", "alfworld"}
 LIGHT = (

@@ -11,7 +11,8 @@ from icto_gym.trajectory import Trajectory
 from trainers.runs import Run, superseded
 
 STAGES = {
-    "explored": "trajectories", "judged": "verdicts", "pairs": "pairs", "imitated": "successes", "marked": "marked",
+    "explored": "trajectories", "retried": "with-retries", "judged": "verdicts", "pairs": "pairs",
+    "imitated": "successes", "marked": "marked",
 }  # fmt: skip
 TOKENS = ("prompt_tokens", "response_tokens")
 """What stages record of a policy's reading and writing."""
@@ -32,7 +33,7 @@ def tokens_of(trajectories: Iterable[Trajectory]) -> dict[str, int]:
 def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> dict[str, Any]:
     """Collect what the stages of an iteration recorded; stages that did not take part are absent.
 
-    Keys: ``iteration``; ``explored``, ``judged``, ``pairs`` or ``imitated`` (counts and reasons of drops);
+    Keys: ``iteration``; ``explored``, ``retried``, ``judged``, ``pairs`` or ``imitated`` (counts and reasons of drops);
     ``training`` (first and last optimiser step, and what the trainer measured before and after);
     ``probes`` (dev success while training); ``evaluation`` (by split).
     """

@@ -1,4 +1,4 @@
-"""Stages that single methods bring along: playing on, contrasting instructions, PPO, markers, best of N.
+"""Stages that single methods bring along: contrasting instructions, PPO, markers, best of N.
 
 Like all stages they go from file to file, are skipped when complete, and continue where they were cut off.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,8 @@ from trainers.diagnostics import SAMPLED, TOKENS
 from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.result import Result, make_rows, numbers_of
-from trainers.feedback import (
-    MonteCarloConfig,
-    MonteCarloStepRewards,
-    continuation_jobs,
-    jobs_behind,
-    make_step_rewarder,
-    score_all,
-)
 from trainers.feedback.outcome import is_malformed
 from trainers.markers import KEY, MarkerConfig, start_markers
-from trainers.pairing.along import AlongPairingConfig, compared_steps
 from trainers.pairing.prompt import (
     PromptContrast,
     PromptPairingConfig,
@@ -41,133 +31,17 @@ from trainers.pairing.prompt import (
     turn_pairs,
     unusable,
 )
+from trainers.playing_on import played
 from trainers.policies.base import derive_seed
 from trainers.policies.players import Player
 from trainers.policies.prompted import PromptedPolicy, Shown, answer_twice
-from trainers.records import StepRewards, append_record, read_records, write_records
-from trainers.rollout import RolloutConfig, play_in_order
+from trainers.records import append_record, read_records, write_records
+from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
-from trainers.stage_facts import play_facts, scoring_facts
+from trainers.stage_facts import play_facts
 from trainers.stages import Start, Watch, read_all, read_pairs, stage_name, train_stage, training_facts, watching
 from trainers.training.config import PPOConfig, RewardConfig
-
-
-# ---- playing on from given steps ----------------------------------------------------------------
-def continue_episodes(
-    run: Run, out: Path, trajectories: Path, player: Player, config: MonteCarloConfig, environment: RolloutConfig,
-    seed: int,
-) -> Path:  # fmt: skip
-    """Play on from the steps of episodes, several times each, into ``out`` (trajectories)."""
-
-    def work() -> dict[str, Any]:
-        jobs = continuation_jobs(TrajectoryStore(trajectories), config, seed)
-        return play_facts(_played(player, environment, jobs, out))
-
-    inputs = {
-        "trajectories": trajectories, **player.inputs, "config": config, "environment": environment, "seed": seed,
-    }  # fmt: skip
-    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
-    return out
-
-
-def continue_compared(
-    run: Run, out: Path, trajectories: Path, demonstrations: Path, pairing: AlongPairingConfig, player: Player,
-    config: MonteCarloConfig, environment: RolloutConfig, seed: int, known: Sequence[Path] = (),
-) -> Path:  # fmt: skip
-    """Play on from the steps that contrasts along the expert's path compare, but for beginnings in ``known`` files."""
-
-    def work() -> dict[str, Any]:
-        expert = TrajectoryStore(demonstrations)
-        steps = compared_steps(TrajectoryStore(trajectories), pairing, expert=expert)
-        jobs = jobs_behind(steps, config, seed, read_all(known))
-        return {"compared": len(steps), **play_facts(_played(player, environment, jobs, out))}
-
-    inputs = {
-        "trajectories": trajectories, "demonstrations": demonstrations, "pairing": pairing, **player.inputs,
-        "config": config, "environment": environment, "seed": seed, "known": known,
-    }  # fmt: skip
-    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
-    return out
-
-
-def explore_along(
-    run: Run, out: Path, demonstrations: Path, player: Player, environment: RolloutConfig, seed: int,
-    starts_per_task: int | None = None,
-) -> Path:  # fmt: skip
-    """From every step of every demonstration let the policy act to the end (IPR, section 3.1)."""
-
-    def work() -> dict[str, Any]:
-        jobs = along_jobs(TrajectoryStore(demonstrations), environment, seed, starts_per_task)
-        return play_facts(_played(player, environment, jobs, out))
-
-    inputs = {
-        "demonstrations": demonstrations, **player.inputs, "environment": environment, "seed": seed,
-        "starts": starts_per_task,
-    }  # fmt: skip
-    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
-    return out
-
-
-def along_jobs(
-    demonstrations: Iterable[Trajectory], config: RolloutConfig, seed: int, starts_per_task: int | None = None
-) -> list[Job]:
-    """One episode per task and step t: the expert's first t - 1 responses, then the policy.
-
-    The first start (t = 1) is always among the ``starts_per_task`` that are kept; the others are drawn. Of several
-    demonstrations of a task the first is followed, as pairing does.
-    """
-    jobs, followed = [], dict[str, Trajectory]()
-    for demonstration in demonstrations:
-        followed.setdefault(demonstration.task_id, demonstration)
-    for task_id, demonstration in followed.items():
-        responses = tuple(step.response for step in demonstration.steps)
-        later = list(range(1, len(responses)))
-        if starts_per_task is not None:
-            later = sorted(random.Random(f"{seed} {task_id}").sample(later, min(starts_per_task - 1, len(later))))
-        for start in [0, *later]:
-            own = derive_seed(seed, task_id, start)
-            jobs.append(Job(task_id, start, own, config.temperature, prefix=responses[:start]))
-    return jobs
-
-
-def value_steps(run: Run, out: Path, trajectories: Sequence[Path], continuations: Sequence[Path]) -> Path:
-    """Write the value of every step, as the continuations say it (IPR compares values, not increments)."""
-
-    def work() -> dict[str, Any]:
-        found = score_all(MonteCarloStepRewards(read_all(continuations), "value"), read_all(trajectories))
-        write_records(out, found)
-        return {"trajectories": len(found), "steps": sum(len(item.rewards) for item in found)}
-
-    run.stage(
-        stage_name(run, out), work, inputs={"trajectories": trajectories, "continuations": continuations}, outputs=[out]
-    )
-    return out
-
-
-def predict_values(run: Run, out: Path, trajectories: Sequence[Path], model: Path) -> Path:
-    """Write the value of every step, as a reward model predicts it."""
-
-    def work() -> dict[str, Any]:
-        rewarder = make_step_rewarder("learned", model)
-        found = [running_sums(item) for item in score_all(rewarder, read_all(trajectories))]
-        write_records(out, found)
-        return scoring_facts(rewarder, found)
-
-    run.stage(stage_name(run, out), work, inputs={"trajectories": trajectories, "model": model}, outputs=[out])
-    return out
-
-
-def running_sums(increments: StepRewards) -> StepRewards:
-    """Step rewards that are increments of a value, as that value."""
-    return replace(increments, rewards=tuple(accumulate(increments.rewards)), source=f"{increments.source}:value")
-
-
-def _played(player: Player, environment: RolloutConfig, jobs: list[Job], out: Path) -> list[Trajectory]:
-    if not jobs:
-        write_records(out, [])
-        return []
-    return play_in_order(player.load(), environment, jobs, out)
 
 
 # ---- contrasting instructions -------------------------------------------------------------------
@@ -211,11 +85,11 @@ def pair_turns(
         result = turn_pairs(episodes, found)
         write_records(out, result.pairs)
         jobs = _agreement_jobs(episodes, found, config)
-        played = _played(player, environment, jobs, ends)
-        sides = zip(played[::2], played[1::2], strict=True)
+        ended = played(player, environment, jobs, ends)
+        sides = zip(ended[::2], ended[1::2], strict=True)
         whole = [(one, other) for one, other in sides if one.error is None and other.error is None]
         agreement = label_agreement((one.score, other.score) for one, other in whole)
-        tokens = {name: play_facts(played)[name] for name in TOKENS}
+        tokens = {name: play_facts(ended)[name] for name in TOKENS}
         return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement, **tokens}
 
     inputs = {

@@ -320,3 +320,8 @@ def _message(where: str, value: Any) -> Message:
 def prefix_steps(trajectory: Trajectory) -> int:
     """How many leading steps were given to the policy, not taken by it."""
     return int((trajectory.extra or {}).get("prefix_steps") or 0)
+
+
+def random_steps(trajectory: Trajectory) -> tuple[int, ...]:
+    """The steps, from 0, whose commands exploration drew at random in the policy's place."""
+    return tuple((trajectory.extra or {}).get("random_steps") or ())

@@ -30,7 +30,7 @@ def test_both_presets_speak_to_every_method(preset, method):
 def test_icto_variants_are_presets_and_each_says_something():
     config_class = find_method("icto").config_class
     variants = [name for name in preset_names() if name.startswith("icto-")]
-    assert len(variants) == 12
+    assert len(variants) == 13
     for name in variants:
         assert from_mapping(config_class, preset_values(name, fit_to("icto", config_class)), name)
     with pytest.raises(ConfigError, match="says nothing that this method takes"):

@@ -10,7 +10,6 @@ from icto_gym.errors import ConfigError
 from trainers import stages
 from trainers.config import at_least
 from trainers.feedback import JudgeConfig, MonteCarloConfig, StepRewardConfig, make_judge, make_step_rewarder
-from trainers.method_stages import continue_episodes
 from trainers.methods.common import (
     MethodConfig,
     check_base,
@@ -26,6 +25,8 @@ from trainers.methods.common import (
     watching,
 )
 from trainers.pairing import PairingConfig, make_pairing
+from trainers.playing_on import continue_episodes, retry
+from trainers.retries import RetryConfig
 from trainers.runs import Run
 from trainers.stages import Start
 from trainers.training.config import DPOConfig, RewardConfig
@@ -46,6 +47,8 @@ class ICTOConfig(MethodConfig):
     imitation: bool = False
     """Before contrasting, train again from the model on the demonstrations and one's own distinct successes, as RFT
     does, so that contrast begins where imitation ends; off: contrast from the policy that explored."""
+    retries: RetryConfig = field(default_factory=RetryConfig)
+    """Guided exploration: episodes taken up again from where they went wrong."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """What may be learned from."""
     step_rewards: StepRewardConfig = field(default_factory=StepRewardConfig)
@@ -118,6 +121,8 @@ def _iterate(
     """Explore with the policy, judge, contrast, train; returns the next policy, and adds its episodes to the rounds."""
     here = run.iteration(number)
     rounds.append(episodes := explored(config, run, number, policy))
+    if config.retries.branches:
+        episodes = _retried(config, run, number, policy, episodes)
     verdicts = stages.judge(run, here / "verdicts.jsonl", episodes, config.judge)
     if config.contrast:
         rewards = _score(config, run, number, [episodes, demonstrations], policy)
@@ -135,6 +140,13 @@ def _iterate(
         policy = stages.train_sft(run, here / "sft", kept, policy, config.sft, watching(config))
     measured(config, run, number, f"icto-{number}", policy)
     return policy
+
+
+def _retried(config: ICTOConfig, run: Run, number: int, policy: Start, episodes: Path) -> Path:
+    """The explored episodes, and what came of taking some of them up again."""
+    player, seed = explorer(config, number, policy), iteration_seed(config, number)
+    out = run.iteration(number) / "with-retries.jsonl"
+    return retry(run, out, episodes, player, config.retries, config.rollout, seed)
 
 
 def _imitated(config: ICTOConfig, run: Run, number: int, rounds: list[Path], demonstrations: Path) -> Path:

@@ -11,7 +11,6 @@ from icto_gym.errors import check_name
 from trainers import stages
 from trainers.config import at_least
 from trainers.feedback import MonteCarloConfig, StepRewardConfig
-from trainers.method_stages import continue_compared, continue_episodes, explore_along, predict_values, value_steps
 from trainers.methods.common import (
     MethodConfig,
     cloned,
@@ -24,6 +23,7 @@ from trainers.methods.common import (
     prepared,
 )
 from trainers.pairing.along import AlongPairingConfig, along_expert
+from trainers.playing_on import continue_compared, continue_episodes, explore_along, predict_values, value_steps
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.stages import Start

@@ -198,6 +198,8 @@ class _Builder:
                     candidates.remove(best)
                     used[best.chosen.trajectory_id] += 1
                     found.append(best)
+        if self.config.closest_first:
+            found.sort(key=lambda option: -option.start)
         self.counts["over the limit per task"] += max(0, len(found) - self.config.max_pairs_per_task)
         return found[: self.config.max_pairs_per_task]
 
@@ -217,6 +219,8 @@ class _Builder:
         chosen = option.chosen
         by_expert = chosen.trajectory_id in self.expert_ids
         last = by_expert if self.config.prefer_own_success else not by_expert
+        if self.config.closest_first:
+            return (last, -option.start, -chosen.score, used[chosen.trajectory_id], chosen.trajectory_id)
         return (last, used[chosen.trajectory_id], -option.start, len(chosen.steps), chosen.trajectory_id)
 
     def _pairs(self, found: Contrast) -> list[PreferencePair]:
@@ -232,7 +236,8 @@ class _Builder:
     def _pair(self, found: Contrast, kind: str) -> PreferencePair:
         success, failure = self._rewards(found.chosen), self._rewards(found.rejected)
         if kind == "trajectory":
-            return trajectory_pair(found, self.config.max_extra_steps, step_weights(found, success, failure))
+            weights = step_weights(found, success, failure)
+            return trajectory_pair(found, self.config.max_extra_steps, weights, self.config.max_rejected_steps)
         pair = step_pair(found, success, failure, self.config.step_horizon)
         self.counts["deciding step without weight"] += pair.step_weights[0] == 0
         return pair

@@ -41,6 +41,13 @@ class PairingConfig:
     max_extra_steps: int | None = 5
     """The rejected side keeps at most this many steps more than the chosen side, so that a long loop
     is not most of what is trained (ETO's cut: ten messages). None: no cut."""
+    max_rejected_steps: int | None = None
+    """The rejected side keeps at most this many steps in all; 1: the deciding one alone, so that what the agent did
+    after its mistake, such as saying it again, is not what is learned. None: no cut but the one above."""
+    closest_first: bool = False
+    """A failure is set against the success that parts from it latest, of these the best; and where a task has more
+    contrasts than its limit, those that part latest are kept, for they tell one decision apart. Off: against the
+    success least used so far, and kept in the order of the failures."""
     train_random_steps: bool = False
     """Train on commands that exploration drew at random in the policy's place. Off: an episode with one
     in its trained part is not chosen, and as rejected side it ends before the first one, since its
@@ -63,6 +70,7 @@ class PairingConfig:
         for name in ("max_pairs_per_task", "max_pairs_per_failure"):
             at_least(f"pairing {name}", getattr(self, name), 1)
         at_least("pairing max_extra_steps", self.max_extra_steps, 0)
+        at_least("pairing max_rejected_steps", self.max_rejected_steps, 1)
         at_least("pairing step_horizon", self.step_horizon, 1)
         check_score("pairing success_threshold", self.success_threshold)
         if self.min_margin <= 0:

@@ -116,7 +116,10 @@ def _extra(trajectory: Trajectory, name: str, default: Any) -> Any:
 
 
 def trajectory_pair(
-    found: Contrast, max_extra_steps: int | None = None, weights: Sequence[float] = ()
+    found: Contrast,
+    max_extra_steps: int | None = None,
+    weights: Sequence[float] = (),
+    max_rejected_steps: int | None = None,
 ) -> PreferencePair:
     """One contrast over all messages from t* on.
 
@@ -124,9 +127,12 @@ def trajectory_pair(
         found: the two episodes and t*.
         max_extra_steps: the rejected side keeps at most this many steps more than the chosen one.
         weights: of the steps from t* on, for objectives that look at steps too; what is too long is cut.
+        max_rejected_steps: the rejected side keeps at most this many.
     """
-    limit = found.rejected_steps if max_extra_steps is None else found.chosen_steps + max_extra_steps
-    chosen, rejected = found.sides(found.chosen_steps, min(found.rejected_steps, limit))
+    limits = [found.rejected_steps]
+    limits += [] if max_extra_steps is None else [found.chosen_steps + max_extra_steps]
+    limits += [] if max_rejected_steps is None else [max_rejected_steps]
+    chosen, rejected = found.sides(found.chosen_steps, min(limits))
     return PreferencePair(
         task_id=found.chosen.task_id,
         prompt=found.prompt(),

@@ -27,6 +27,9 @@ class Turn(NamedTuple):
     """0: the likeliest response; above: sampled."""
     seed: int = 0
     """Seeds whatever is drawn at random for this one response."""
+    branch: int = 0
+    """Which of the words that may begin the thought begins it: 0 the likeliest, 1 the second; the rest follows
+    from it. Only policies with ``branches = True`` know how."""
 
 
 class Usage(NamedTuple):
@@ -50,9 +53,9 @@ class Policy(Protocol):
     A policy may also have `forget(episode: str)`, called when an episode has ended; `last_usage`, one
     `Usage` per turn of the latest `act`; `needs_expert = True`, which has environments put the
     demonstrated action into ``info``; `reads_actions = False`, which spares environments in other
-    processes listing ``info["admissible_actions"]``; and, where others do the computing,
-    `submit(turn) -> Future[Answer]`, which a rollout prefers to `act`: no answer waits for another.
-    `make_policy` adds `made_by`, the recipe from which Ray workers make their replicas.
+    processes listing ``info["admissible_actions"]``; `branches = True`, where it heeds `Turn.branch`; and, where
+    others do the computing, `submit(turn) -> Future[Answer]`, which a rollout prefers to `act`: no answer waits for
+    another. `make_policy` adds `made_by`, the recipe from which Ray workers make their replicas.
     """
 
     name: str

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from icto_gym.wrappers import parse_response
 
+THOUGHT = "Thought:"
+"""What the thought of a response stands behind."""
+
 
 class Request(NamedTuple):
     """A prompt to continue."""
@@ -25,6 +28,8 @@ class Request(NamedTuple):
     temperature: float
     """0: the likeliest token, always."""
     seed: int
+    branch: int = 0
+    """The first token of the thought is the likeliest but so many (Wang and Zhou, 2024: CoT-decoding)."""
 
 
 class Engine(Protocol):
@@ -94,6 +99,7 @@ class Reply:
         """What was generated: `ids`, and the end-of-turn token if it came."""
         self.temperature = request.temperature
         self._words, self._limit = words, max_new_tokens
+        self._branch = request.branch
         self._draws: list[float] = []
         if request.temperature > 0:
             generator = torch.Generator().manual_seed(request.seed)
@@ -108,6 +114,13 @@ class Reply:
         """The number in [0, 1) that decides the next token."""
         return self._draws[self.written]
 
+    def branch(self) -> int:
+        """The rank of the next token, if this is where the response branches; else 0. It does so once."""
+        if not self._branch or self._words.text(self.ids).strip() != THOUGHT:
+            return 0
+        rank, self._branch = self._branch, 0
+        return rank
+
     def take(self, token: int) -> bool:
         """Append a token; False where the response is complete."""
         self.tokens.append(token)
@@ -121,7 +134,10 @@ def choose_tokens(logits: Tensor, replies: Sequence[Reply]) -> list[int]:
     """The next token of each row; logits of shape (rows, vocabulary)."""
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     for row, reply in enumerate(replies):
-        if reply.temperature > 0:
+        rank = reply.branch()
+        if rank:
+            tokens[row] = int(logits[row].topk(rank + 1).indices[rank])
+        elif reply.temperature > 0:
             tokens[row] = _sample(logits[row], reply.temperature, reply.draw())
     return tokens
 

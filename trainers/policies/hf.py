@@ -47,6 +47,7 @@ class HFPolicy:
 
     packages = ("torch", "transformers", "tokenizers")
     reads_actions = False
+    branches = True
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class HFPolicy:
         """Responses as `act` gives them, with the tokens that were read and generated."""
         prompts = [self._prompt(turn) for turn in turns]
         requests = [
-            Request(turn.episode, prompt, turn.temperature, turn.seed)
+            Request(turn.episode, prompt, turn.temperature, turn.seed, turn.branch)
             for turn, prompt in zip(turns, prompts, strict=True)
             if prompt is not None
         ]

@@ -16,6 +16,7 @@ from icto_gym.errors import IctoError
 from icto_gym.files import read_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
+from trainers.diagnostics import STAGES
 from trainers.evaluation.metrics import Estimate, metrics_from_json, summarize
 from trainers.records import Likelihoods, PreferencePair, StepRewards, Verdict, read_records
 from trainers.runs import SUPERSEDED, superseded
@@ -54,6 +55,7 @@ class Iteration:
     verdicts: list[Verdict]
     step_rewards: dict[str, StepRewards]
     trajectories: dict[str, Trajectory]
+    """Explored ones, and those that were taken up again from a single step."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -204,14 +206,17 @@ class _Reader:
                 pairs=self._records(folder / "pairs.jsonl", PreferencePair),
                 verdicts=self._records(folder / "verdicts.jsonl", Verdict),
                 step_rewards={item.trajectory_id: item for item in rewards},
-                trajectories=self._trajectories(folder / "trajectories.jsonl"),
+                trajectories={
+                    **self._trajectories(folder / "trajectories.jsonl"),
+                    **self._trajectories(folder / "retries.jsonl"),
+                },
             )
         )
 
     def _facts(self, folder: Path) -> dict[str, Any]:
         """Of an iteration that is still going on: what its finished stages recorded."""
         found = {}
-        for key, stage in (("explored", "trajectories"), ("judged", "verdicts"), ("pairs", "pairs")):
+        for key, stage in STAGES.items():
             record = self._try(self.folder / "stages" / f"{folder.name}.{stage}.json", _read_object, {})
             if record:
                 found[key] = record.get("facts", {})

@@ -125,8 +125,9 @@ def all_episodes(run: RunData) -> Iterator[tuple[Trajectory, str]]:
     for item in run.evaluations:
         yield from ((one, f"{item.split} · {display_name(item.label)}") for one in item.trajectories)
     for iteration in run.iterations:
-        where = f"iteration {iteration.number} · explored"
-        yield from ((one, where) for one in iteration.trajectories.values())
+        for one in iteration.trajectories.values():
+            how = "taken up again" if "retried_step" in (one.extra or {}) else "explored"
+            yield one, f"iteration {iteration.number} · {how}"
     yield from ((one, "demonstration") for one in run.demonstrations.values())
 
 

@@ -272,7 +272,10 @@ _COUNTS = {
 
 def _explored(iteration: Iteration) -> str:
     episodes = list(iteration.trajectories.values())
-    rows = [("episodes explored", str(len(episodes))), ("of them successful", str(sum(e.success for e in episodes)))]
+    again = sum("retried_step" in (episode.extra or {}) for episode in episodes)
+    rows = [("episodes explored", str(len(episodes) - again))]
+    rows += [("taken up again from one step", str(again))] if again else []
+    rows += [("of them successful", str(sum(episode.success for episode in episodes)))]
     refused = Counter(verdict.reason.partition(":")[0] for verdict in iteration.verdicts if not verdict.accepted)
     if iteration.verdicts:
         rows.append(("accepted by the judge", str(sum(verdict.accepted for verdict in iteration.verdicts))))

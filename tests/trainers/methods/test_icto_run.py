@@ -68,6 +68,17 @@ def test_each_iteration_starts_from_the_previous_policy_and_contrasts_against_it
     assert labels(run) == ["base test", "icto-1 dev", "icto-2 dev", "icto-2 test", "sft dev", "sft test"]
 
 
+def test_retries_stand_behind_the_explored_episodes_and_in_the_numbers(tmp_path):
+    run, _ = icto(tmp_path, retries={"branches": 2, "others": 1.0}, iterations=1)
+    here = run.iteration(1)
+    explored, judged = (list(TrajectoryStore(here / name)) for name in ("trajectories.jsonl", "with-retries.jsonl"))
+    assert judged[: len(explored)] == explored
+    facts = read_json(here / "metrics.json")
+    assert facts["retried"]["places"] == len((here / "branches.jsonl").read_text().splitlines()) > 0
+    assert facts["retried"]["response_tokens"] > 0
+    assert facts["judged"]["trajectories"] == len(judged)
+
+
 def test_an_iteration_leaves_the_numbers_that_would_reveal_a_collapse(tmp_path):
     run, _ = icto(tmp_path)
     facts = read_json(run.iteration(1) / "metrics.json")

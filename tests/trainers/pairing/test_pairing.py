@@ -74,6 +74,25 @@ def test_a_long_failure_is_cut_to_the_success_and_some_steps():
     assert len(trajectory_pair(contrast(WON, loop), max_extra_steps=1).rejected) == 5  # 2 chosen steps + 1
 
 
+def test_a_failure_can_be_cut_to_the_deciding_step():
+    assert len(trajectory_pair(contrast(WON, LOST), max_rejected_steps=1).rejected) == 1
+    assert len(trajectory_pair(contrast(WON, LOST), 0, max_rejected_steps=3).rejected) == 3  # two steps are chosen
+
+
+def test_a_failure_is_set_against_the_best_of_the_closest_and_the_closest_pairs_are_kept():
+    worse = play(["search", "open b", "back", "ask"], [0, 0, 0, 0.6], attempt=2)
+    near = play(["search", "open b", "back", "leave"], [0, 0, 0, 0.9], attempt=3)
+    early = play(["find", "buy"], [0, 0.1], attempt=4)
+    closest = PairingConfig(success_threshold=None, max_pairs_per_task=1, closest_first=True)
+
+    def kept(config):
+        (pair,) = build_pairs([early, LOST, WON, worse, near], config=config).pairs
+        return pair.chosen_id, pair.rejected_id
+
+    assert kept(closest) == (near.trajectory_id, LOST.trajectory_id)
+    assert kept(replace(closest, closest_first=False))[1] == early.trajectory_id
+
+
 def test_eq_2_by_hand():
     # success pays .2 .0 .8, failure .1 .3: after its end the failure earns nothing more
     assert cumulative_contrast([0.2, 0.0, 0.8], [0.1, 0.3]) == pytest.approx([0.1, -0.2, 0.6])

@@ -12,9 +12,9 @@ from trainers.models.config import LoRAConfig, ModelConfig
 from trainers.models.loading import load_model
 from trainers.policies import make_policy
 from trainers.policies.base import Turn, Usage
-from trainers.policies.decoding import Reply, Request, Words, _sample
+from trainers.policies.decoding import Reply, Request, Words, _sample, choose_tokens
 from trainers.policies.hf import HFPolicy, shortened
-from trainers.tokenization import encode_prompt
+from trainers.tokenization import encode_prompt, end_of_turn_ids
 
 TINY = load_model("tiny-random")
 
@@ -110,6 +110,41 @@ def test_a_response_ends_at_the_end_of_turn_and_at_the_limit():
     reply = Reply(Request("", [], 0.0, 0), words, 3)
     assert [reply.take(70), reply.take(1)] == [True, False]
     assert reply.ids == [70] and reply.written == 2
+
+
+class Scripted(Words):
+    """Words whose text is that of made-up tokens."""
+
+    def text(self, ids):
+        return "".join({7: "Thought:", 8: " a", 9: " b"}.get(token, "?") for token in ids)
+
+
+def test_a_branch_begins_the_thought_with_a_less_likely_word_once():
+    reply = Reply(Request("", [], 0.0, 0, branch=2), Scripted(TINY.tokenizer, [1]), 9)
+    logits = torch.zeros(1, 16)
+    logits[0, [7, 9, 8]] = torch.tensor([3.0, 2.0, 1.0])
+    written = []
+    for _ in range(3):
+        written += (token := choose_tokens(logits, [reply]))
+        reply.take(token[0])
+    assert written == [7, 8, 7]
+
+
+def test_a_response_without_a_thought_does_not_branch():
+    asked = [turn._replace(branch=3) for turn in turns()]
+    assert policy().act(asked) == policy().act(turns())
+
+
+def test_a_real_response_is_the_same_up_to_the_branch():
+    """A model that is made to begin with a thought: what branches begins there, and the words are all different."""
+    acting = policy(max_new_tokens=4)
+    prefix = TINY.tokenizer.encode("Thought:", add_special_tokens=False)
+    acting._words = Words(TINY.tokenizer, end_of_turn_ids(TINY.tokenizer))
+    seen = acting._words.text
+    acting._words.text = lambda ids: seen([*prefix, *ids])  # as if every response began so
+    (messages, *_) = CONVERSATIONS
+    found = [acting.act([Turn(messages, {}, f"b{rank}", branch=rank)])[0] for rank in range(4)]
+    assert len(set(found)) == 4 and all(text.startswith("Thought:") for text in found)
 
 
 def test_tokens_are_counted_per_turn():

@@ -198,6 +198,21 @@ def test_an_iteration_that_is_still_going_on_shows_what_its_stages_recorded(tmp_
     assert "tasks with ties only 3" in page.text
 
 
+def test_episodes_that_were_taken_up_again_are_counted_apart_and_can_be_looked_at(tmp_path):
+    folder = runs.make_run(tmp_path / "run", tasks=6, iterations=1)
+    here = folder / "iteration-01"
+    before = read_run(folder).iterations[0]
+    first = next(iter(before.trajectories.values()))
+    retried = replace(first, trajectory_id=first.task_id + "@explore-1#77", extra={"retried_step": 1})
+    write_records(here / "retries.jsonl", [retried])
+    write_records(here / "pairs.jsonl", [replace(before.pairs[0], chosen_id=retried.trajectory_id)])
+    page = Page(page_of(folder, tmp_path / "page.html"))
+    words = " ".join(page.words)
+    assert f"episodes explored {len(before.trajectories)}" in words and "taken up again from one step 1" in words
+    shown = [side.left.trajectory_id for side in choose_contrasts(read_run(folder))]
+    assert retried.trajectory_id in shown
+
+
 def test_a_training_that_harms_is_pointed_out(tmp_path):
     folder = runs.make_run(tmp_path / "harm", tasks=4, iterations=1)
     lines = [
