@@ -39,9 +39,10 @@ def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> di
     """
     here = run.iteration(iteration)
     facts: dict[str, Any] = {"iteration": iteration}
+    old = superseded(run.folder)
     for key, stage in STAGES.items():
         record = run.stage_record(f"{here.name}/{stage}")
-        if record:
+        if record and record["stage"] not in old:
             facts[key] = record["facts"]
     for stage in ("sft", "dpo", "ppo", "reward"):  # contrast comes after imitation
         found = training_facts(run, here / stage)

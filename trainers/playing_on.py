@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from icto_gym.errors import BackendError
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import TOKENS
@@ -54,7 +55,7 @@ def retry(
         episodes, policy = list(TrajectoryStore(explored)), player.load()
         places = choose_places(episodes, config, seed)
         found = _branched(policy, places, config, shown, branches)
-        planned = retry_jobs(places, found, episodes, environment.attempts, seed)
+        planned = retry_jobs(places, found, episodes)
         planned = understood(environment, planned)
         again = [] if not planned else play_in_order(policy, environment, [job for _, job in planned], retries)
         again = [as_own(item, place) for item, (place, _) in zip(again, planned, strict=True)]
@@ -89,15 +90,25 @@ def _branched(policy: Policy, places: list[Place], config: RetryConfig, shown: S
 
 
 def understood(environment: RolloutConfig, planned: list[tuple[Place, Job]]) -> list[tuple[Place, Job]]:
-    """The planned episodes whose branch the environment understands; no policy is asked."""
-    env, kept = env_factory(environment, False)(), []
-    try:
-        for place, job in planned:
+    """The planned episodes whose branch the environment understands; no policy is asked.
+
+    One in which it breaks is kept: playing it shows whether it breaks again, and records that.
+    """
+    env, kept = None, []
+    for place, job in planned:
+        env = env or env_factory(environment, False)()
+        try:
             env.reset(seed=job.seed, options={"task_id": job.task_id})
-            infos = [env.step(response)[-1] for response in job.prefix]
-            if infos[-1]["valid_action"]:
-                kept.append((place, job))
-    finally:
+            info = [env.step(response)[-1] for response in job.prefix][-1]
+            broken = bool(info.get("error"))
+        except BackendError:
+            info, broken = {}, True
+        if broken:
+            env.close()
+            env = None
+        if broken or info["valid_action"]:
+            kept.append((place, job))
+    if env is not None:
         env.close()
     return kept
 

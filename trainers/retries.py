@@ -36,7 +36,8 @@ class RetryConfig:
     """How episodes are taken up again."""
 
     branches: int = 0
-    """Responses asked for at each place, each with another first word; 0: nothing is taken up again."""
+    """Responses asked for at each place, each with another first word; 0: nothing is taken up again. What comes of it
+    is judged and paired as explored episodes are; `imitation` imitates explored ones alone, as RFT does."""
     others: float = 0.0
     """Besides all episodes that visibly went wrong, this share of the others, each from a step drawn at random: where
     the policy was right, its pairs say so, and what is learned at mistakes is not done everywhere."""
@@ -45,6 +46,11 @@ class RetryConfig:
         at_least("retries.branches", self.branches, 0)
         if not 0.0 <= self.others <= 1.0:
             raise ConfigError(f"retries.others is {self.others!r}; give a share from 0 to 1.")
+        if self.others and not self.branches:
+            raise ConfigError(
+                f"retries.others is {self.others!r}, but retries.branches is 0, so nothing is taken up again. Give "
+                "retries.branches, such as 8, or set retries.others to 0."
+            )
 
 
 class Place(NamedTuple):
@@ -100,20 +106,25 @@ def went_wrong(trajectory: Trajectory) -> int | None:
     """The first step of an unsuccessful episode that its policy should have known better, counted from 0.
 
     That is the first response without a command, command that was not understood, or command of a loop that is given
-    for the second time. None for successes, broken episodes, and those that fail by less visible mistakes.
+    again; steps that the policy did not take itself do not count. None for successes, broken episodes, and those that
+    fail by less visible mistakes.
     """
     if trajectory.success or trajectory.error is not None:
         return None
-    marks = (t for t, step in enumerate(trajectory.steps) if not step.valid or is_malformed(step))
-    found = [next(marks, None), _second_time(trajectory)]
-    return min((t for t in found if t is not None), default=None)
-
-
-def _second_time(trajectory: Trajectory) -> int | None:
     loop = find_loop(trajectory)
-    if loop is None:
-        return None
-    return [t for t, step in enumerate(trajectory.steps) if t >= loop.first_step and step.action == loop.action][1]
+
+    def wrong(t: int) -> bool:
+        step = trajectory.steps[t]
+        again = loop is not None and t > loop.first_step and step.action == loop.action
+        return again or not step.valid or is_malformed(step)
+
+    return next(filter(wrong, _own_steps(trajectory)), None)
+
+
+def _own_steps(trajectory: Trajectory) -> list[int]:
+    """Those that the policy took itself."""
+    drawn = random_steps(trajectory)
+    return [t for t in range(prefix_steps(trajectory), len(trajectory.steps)) if t not in drawn]
 
 
 def choose_places(trajectories: Iterable[Trajectory], config: RetryConfig, seed: int) -> list[Place]:
@@ -126,8 +137,8 @@ def choose_places(trajectories: Iterable[Trajectory], config: RetryConfig, seed:
         step = went_wrong(item)
         draw = random.Random(derive_seed(seed, "retry", item.trajectory_id))
         if step is None and item.error is None and draw.random() < config.others:
-            step = draw.choice([*range(prefix_steps(item), len(item.steps))] or [None])
-        if step is not None and step >= prefix_steps(item) and step not in random_steps(item):
+            step = draw.choice(_own_steps(item) or [None])
+        if step is not None:
             found.setdefault((item.task_id, item.actions[:step]), Place(item, step))
     return list(found.values())
 
@@ -167,7 +178,7 @@ def _turn(place: Place, branch: int, shown: Shown) -> Turn:
 
 
 def retry_jobs(
-    places: Iterable[Place], branches: Iterable[Branches], explored: Iterable[Trajectory], first: int, seed: int
+    places: Iterable[Place], branches: Iterable[Branches], explored: Iterable[Trajectory]
 ) -> list[tuple[Place, Job]]:
     """The episodes to play: each branch with a command that no episode gave at its place, then the likeliest response
     at every step. Of branches with one command the first counts.
@@ -175,16 +186,18 @@ def retry_jobs(
     Args:
         places: where to take up again.
         branches: the responses there.
-        explored: all episodes.
-        first: number of a task's first attempt, behind those of its exploration.
-        seed: of the environments.
+        explored: all episodes; attempts are numbered behind theirs.
+
+    Returns:
+        Jobs with their places. Each has the seed of the episode that it takes up, so that its environment draws alike.
     """
     given: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
+    attempts: dict[str, int] = defaultdict(int)
     for item in explored:
+        attempts[item.task_id] = max(attempts[item.task_id], _attempt(item) + 1)
         for step in range(len(item.steps)):
             given[item.task_id, item.actions[:step]].add(item.actions[step])
     responses = {(item.trajectory_id, item.step): item.responses for item in branches}
-    attempts: dict[str, int] = defaultdict(lambda: first)
     jobs = []
     for place in places:
         item, task_id = place.trajectory, place.trajectory.task_id
@@ -195,10 +208,14 @@ def retry_jobs(
                 continue
             said.add(parsed.action)
             prefix = (*(step.response for step in item.steps[: place.step]), response)
-            own = derive_seed(seed, "retry", task_id, attempts[task_id])
-            jobs.append((place, Job(task_id, attempts[task_id], own, prefix=prefix)))
+            jobs.append((place, Job(task_id, attempts[task_id], item.seed, prefix=prefix)))
             attempts[task_id] += 1
     return jobs
+
+
+def _attempt(trajectory: Trajectory) -> int:
+    number = trajectory.trajectory_id.rpartition("#")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def as_own(trajectory: Trajectory, place: Place) -> Trajectory:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium as gym
 import pytest
 
-from icto_gym.errors import ConfigError
+from icto_gym.errors import BackendError, ConfigError
 from icto_gym.store import TrajectoryStore
+from icto_gym.testing import ScriptedEnv
 from trainers.pairing import PairingConfig, build_pairs
-from trainers.playing_on import retry
+from trainers.playing_on import retry, understood
 from trainers.policies.base import Usage
 from trainers.policies.players import Player
+from trainers.policies.prompted import Shown
 from trainers.records import read_records
-from trainers.retries import Branches, RetryConfig
+from trainers.retries import Branches, RetryConfig, ask_branches, choose_places, retry_jobs
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.stages import explore, facts_of
@@ -118,6 +121,35 @@ def test_places_that_were_asked_are_not_asked_again(tmp_path):
     (run.folder / "stages" / "iteration-01.with-retries.json").unlink()
     facts, _ = retried(run, episodes, Fetcher(acts=0))  # nothing is left to ask
     assert facts["episodes"] == 6
+
+
+class Fragile(ScriptedEnv):
+    """Breaks the third time it begins, and whenever somebody reaches into the second bowl."""
+
+    begun = 0
+
+    def _begin(self, task):
+        Fragile.begun += 1
+        if Fragile.begun == 3:
+            raise BackendError("the simulator hiccupped")
+        return super()._begin(task)
+
+    def _advance(self, action):
+        if action.endswith("bowl 2"):
+            raise BackendError("the bowl is stuck")
+        return super()._advance(action)
+
+
+def test_a_branch_in_which_the_environment_breaks_is_played_and_recorded(tmp_path):
+    gym.register("Fragile-v0", entry_point=Fragile, max_episode_steps=4)
+    _, episodes = explored(tmp_path)
+    places = choose_places(TrajectoryStore(episodes), CONFIG, 5)
+    found = list(ask_branches(Fetcher(), places, 4, Shown()))
+    planned = retry_jobs(places, found, TrajectoryStore(episodes))
+    kept = understood(replace(ENVIRONMENT, env_id="Fragile-v0"), planned)
+    assert len(planned) == 9 and Fragile.begun == 9
+    swims = [job for _, job in planned if job.prefix[-1].endswith("swim")]
+    assert [job for _, job in planned if (_, job) not in kept] == [job for job in swims if job != planned[2][1]]
 
 
 def test_a_policy_without_branches_is_refused_by_name(tmp_path):

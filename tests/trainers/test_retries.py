@@ -76,7 +76,16 @@ def test_a_share_of_the_others_is_taken_up_again_too():
 
 @pytest.mark.parametrize("extra", [{"prefix_steps": 3}, {"random_steps": [2]}])
 def test_steps_of_others_are_not_the_policys_mistakes(extra):
-    assert choose_places([replace(WRONG, extra=extra)], RetryConfig(branches=2), 0) == []
+    given = replace(WRONG, extra=extra)
+    assert choose_places([given], RetryConfig(branches=2), 0) == []
+    ((_, step),) = choose_places([given], RetryConfig(branches=2, others=1.0), 0)
+    assert step in ({3} if "prefix_steps" in extra else {0, 1, 3})
+
+
+@pytest.mark.parametrize(("extra", "step"), [({"prefix_steps": 3}, 3), ({"random_steps": [2]}, 3)])
+def test_the_policys_own_mistake_is_found_behind_one_that_was_given(extra, step):
+    loop = play(["search", *["look"] * 4], view=["start", "found", *["nothing"] * 4])
+    assert went_wrong(replace(loop, extra=extra)) == step
 
 
 def test_every_place_is_asked_for_every_branch_with_what_was_seen_there():
@@ -103,12 +112,13 @@ def test_commands_that_are_new_at_a_place_are_played_once_each():
     place, other = Place(WRONG, 2), Place(WON, 1)
     said = ["Action: size 9", "Thought: no\nAction: back", "Thought: away\nAction: back", "mumble", "Action: buy"]
     found = [branches(place, *said), branches(other, "Action: open b", "Action: open c")]
-    jobs = retry_jobs([place, other], found, [WRONG, WON], first=4, seed=0)
+    jobs = retry_jobs([place, other], found, [WRONG, replace(WON, seed=3)])
     assert [(which.key, job.attempt, job.prefix[-1]) for which, job in jobs] == [
-        (place.key, 4, "Thought: no\nAction: back"), (place.key, 5, "Action: buy"), (other.key, 6, "Action: open c"),
+        (place.key, 2, "Thought: no\nAction: back"), (place.key, 3, "Action: buy"), (other.key, 4, "Action: open c"),
     ]  # fmt: skip
     assert jobs[0][1].prefix[:2] == tuple(step.response for step in WRONG.steps[:2])
     assert {job.temperature for _, job in jobs} == {0.0}
+    assert [job.seed for _, job in jobs] == [which.trajectory.seed for which, _ in jobs]
 
 
 def test_a_retry_is_the_policys_own_but_for_what_was_given_before():
@@ -140,3 +150,8 @@ def test_a_line_that_is_no_branches_names_its_field(change, problem):
 def test_settings_out_of_range_are_named(settings):
     with pytest.raises(ConfigError, match=f"retries.{next(iter(settings))}"):
         RetryConfig(**settings)
+
+
+def test_a_share_of_others_without_branches_would_do_nothing():
+    with pytest.raises(ConfigError, match=r"retries\.branches is 0, so nothing is taken up again"):
+        RetryConfig(others=0.25)

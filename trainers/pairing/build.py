@@ -198,10 +198,25 @@ class _Builder:
                     candidates.remove(best)
                     used[best.chosen.trajectory_id] += 1
                     found.append(best)
+        found = self._distinct(found)
         if self.config.closest_first:
             found.sort(key=lambda option: -option.start)
         self.counts["over the limit per task"] += max(0, len(found) - self.config.max_pairs_per_task)
         return found[: self.config.max_pairs_per_task]
+
+    def _distinct(self, found: list[Contrast]) -> list[Contrast]:
+        """Contrasts that read alike as they would be cut count once, before the limit per task is reached."""
+        kept: dict[object, Contrast] = {}
+        rejected_steps = self.config.max_rejected_steps if self.config.granularity == "trajectory" else None
+        for option in found:
+            try:
+                texts = option.prompt(), *option.cut(self.config.max_extra_steps, rejected_steps)
+            except Unpaired:
+                kept[id(option)] = option  # making the pair will count it
+            else:
+                kept.setdefault(texts, option)
+        self.counts["repeated"] += len(found) - len(kept)
+        return list(kept.values())
 
     def _options(self, successes: list[Trajectory], bad: Trajectory) -> list[Contrast]:
         options = []
@@ -234,11 +249,12 @@ class _Builder:
         return made
 
     def _pair(self, found: Contrast, kind: str) -> PreferencePair:
-        success, failure = self._rewards(found.chosen), self._rewards(found.rejected)
+        config, success, failure = self.config, self._rewards(found.chosen), self._rewards(found.rejected)
         if kind == "trajectory":
-            weights = step_weights(found, success, failure)
-            return trajectory_pair(found, self.config.max_extra_steps, weights, self.config.max_rejected_steps)
-        pair = step_pair(found, success, failure, self.config.step_horizon)
+            weights = step_weights(found, success, failure, config.max_rejected_steps)
+            return trajectory_pair(found, config.max_extra_steps, weights, config.max_rejected_steps)
+        limits = [limit for limit in (config.step_horizon, config.max_rejected_steps) if limit is not None]
+        pair = step_pair(found, success, failure, min(limits, default=None))
         self.counts["deciding step without weight"] += pair.step_weights[0] == 0
         return pair
 

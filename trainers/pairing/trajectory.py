@@ -81,6 +81,19 @@ class Contrast(NamedTuple):
             raise Unpaired("identical")
         return chosen, rejected
 
+    def cut(
+        self, max_extra_steps: int | None = None, max_rejected_steps: int | None = None
+    ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """Both remainders, the rejected one with so many steps more than the chosen one and in all, at most.
+
+        Raises:
+            Unpaired: they read the same.
+        """
+        limits = [self.rejected_steps]
+        limits += [] if max_extra_steps is None else [self.chosen_steps + max_extra_steps]
+        limits += [] if max_rejected_steps is None else [max_rejected_steps]
+        return self.sides(self.chosen_steps, min(limits))
+
     def _remainder(self, trajectory: Trajectory, steps: int) -> tuple[Message, ...]:
         first = _OPENING + 2 * self.start
         return tuple(trajectory_messages(trajectory)[first : first + 2 * steps - 1])
@@ -129,10 +142,7 @@ def trajectory_pair(
         weights: of the steps from t* on, for objectives that look at steps too; what is too long is cut.
         max_rejected_steps: the rejected side keeps at most this many.
     """
-    limits = [found.rejected_steps]
-    limits += [] if max_extra_steps is None else [found.chosen_steps + max_extra_steps]
-    limits += [] if max_rejected_steps is None else [max_rejected_steps]
-    chosen, rejected = found.sides(found.chosen_steps, min(limits))
+    chosen, rejected = found.cut(max_extra_steps, max_rejected_steps)
     return PreferencePair(
         task_id=found.chosen.task_id,
         prompt=found.prompt(),

@@ -136,7 +136,9 @@ def choose_tokens(logits: Tensor, replies: Sequence[Reply]) -> list[int]:
     for row, reply in enumerate(replies):
         rank = reply.branch()
         if rank:
-            tokens[row] = int(logits[row].topk(rank + 1).indices[rank])
+            # a stable order breaks ties as argmax does, so no token has two ranks
+            order = torch.sort(logits[row], descending=True, stable=True).indices
+            tokens[row] = int(order[min(rank, len(order) - 1)])
         elif reply.temperature > 0:
             tokens[row] = _sample(logits[row], reply.temperature, reply.draw())
     return tokens

@@ -79,7 +79,7 @@ def _pairs(run: RunData, iteration: Iteration, each: int) -> list[SideBySide]:
         seen[kind] += 1
         ranked.append((seen[kind], pair))
     raters = before_and_after(run, iteration)
-    episodes = {**run.demonstrations, **iteration.trajectories}
+    episodes = {**run.demonstrations, **iteration.trajectories, **iteration.retries}
     found: list[SideBySide] = []
     done: set[tuple[str, str]] = set()
     for _, pair in sorted(ranked, key=lambda item: item[0]):

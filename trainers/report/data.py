@@ -55,7 +55,8 @@ class Iteration:
     verdicts: list[Verdict]
     step_rewards: dict[str, StepRewards]
     trajectories: dict[str, Trajectory]
-    """Explored ones, and those that were taken up again from a single step."""
+    retries: dict[str, Trajectory] = field(default_factory=dict)
+    """Explored ones that were taken up again from a single step."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -206,10 +207,10 @@ class _Reader:
                 pairs=self._records(folder / "pairs.jsonl", PreferencePair),
                 verdicts=self._records(folder / "verdicts.jsonl", Verdict),
                 step_rewards={item.trajectory_id: item for item in rewards},
-                trajectories={
-                    **self._trajectories(folder / "trajectories.jsonl"),
-                    **self._trajectories(folder / "retries.jsonl"),
-                },
+                trajectories=self._trajectories(folder / "trajectories.jsonl"),
+                retries={}
+                if f"{folder.name}/with-retries" in self.old
+                else self._trajectories(folder / "retries.jsonl"),
             )
         )
 

@@ -125,9 +125,8 @@ def all_episodes(run: RunData) -> Iterator[tuple[Trajectory, str]]:
     for item in run.evaluations:
         yield from ((one, f"{item.split} · {display_name(item.label)}") for one in item.trajectories)
     for iteration in run.iterations:
-        for one in iteration.trajectories.values():
-            how = "taken up again" if "retried_step" in (one.extra or {}) else "explored"
-            yield one, f"iteration {iteration.number} · {how}"
+        for how, played in (("explored", iteration.trajectories), ("taken up again", iteration.retries)):
+            yield from ((one, f"iteration {iteration.number} · {how}") for one in played.values())
     yield from ((one, "demonstration") for one in run.demonstrations.values())
 
 

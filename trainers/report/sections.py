@@ -272,10 +272,11 @@ _COUNTS = {
 
 def _explored(iteration: Iteration) -> str:
     episodes = list(iteration.trajectories.values())
-    again = sum("retried_step" in (episode.extra or {}) for episode in episodes)
-    rows = [("episodes explored", str(len(episodes) - again))]
-    rows += [("taken up again from one step", str(again))] if again else []
-    rows += [("of them successful", str(sum(episode.success for episode in episodes)))]
+    rows = [("episodes explored", str(len(episodes))), ("of them successful", str(sum(e.success for e in episodes)))]
+    again = list(iteration.retries.values())
+    if again:
+        rows.append(("taken up again from one step", str(len(again))))
+        rows.append(("of these successful", str(sum(e.success for e in again))))
     refused = Counter(verdict.reason.partition(":")[0] for verdict in iteration.verdicts if not verdict.accepted)
     if iteration.verdicts:
         rows.append(("accepted by the judge", str(sum(verdict.accepted for verdict in iteration.verdicts))))

@@ -93,6 +93,22 @@ def test_a_failure_is_set_against_the_best_of_the_closest_and_the_closest_pairs_
     assert kept(replace(closest, closest_first=False))[1] == early.trajectory_id
 
 
+def test_copies_of_one_contrast_do_not_fill_the_limit_of_a_task():
+    good = play(["search", "back", "leave"], [0, 0, 1.0], attempt=9)
+    same = [play(["search", "oops", f"then {n}"], attempt=n) for n in range(3)]
+    late = play(["search", "back", "ask"], [0, 0, 0.5], attempt=4)
+    config = PairingConfig(success_threshold=None, max_pairs_per_task=2, max_rejected_steps=1, closest_first=True)
+    result = build_pairs([*same, late, good], config=config)
+    assert {pair.rejected_id for pair in result.pairs} >= {late.trajectory_id} and len(result.pairs) == 2
+    assert result.counts["repeated"] == 2
+
+
+def test_step_pairs_keep_to_the_same_limit_of_steps():
+    config = PairingConfig(success_threshold=None, granularity="step", max_rejected_steps=1)
+    (pair,) = build_pairs([WON, LOST], config=config).pairs
+    assert len(pair.chosen) == len(pair.rejected) == 1
+
+
 def test_eq_2_by_hand():
     # success pays .2 .0 .8, failure .1 .3: after its end the failure earns nothing more
     assert cumulative_contrast([0.2, 0.0, 0.8], [0.1, 0.3]) == pytest.approx([0.1, -0.2, 0.6])

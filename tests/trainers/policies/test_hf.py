@@ -130,6 +130,17 @@ def test_a_branch_begins_the_thought_with_a_less_likely_word_once():
     assert written == [7, 8, 7]
 
 
+def test_equally_likely_words_are_all_tried_once():
+    logits = torch.zeros(1, 16)
+    logits[0, [3, 7]] = 5.0
+    found = []
+    for rank in (0, 1, 99):
+        reply = Reply(Request("", [], 0.0, 0, branch=rank), Scripted(TINY.tokenizer, [1]), 9)
+        reply.take(7)
+        found += choose_tokens(logits, [reply])
+    assert found == [3, 7, 15]
+
+
 def test_a_response_without_a_thought_does_not_branch():
     asked = [turn._replace(branch=3) for turn in turns()]
     assert policy().act(asked) == policy().act(turns())

@@ -203,7 +203,7 @@ def test_episodes_that_were_taken_up_again_are_counted_apart_and_can_be_looked_a
     here = folder / "iteration-01"
     before = read_run(folder).iterations[0]
     first = next(iter(before.trajectories.values()))
-    retried = replace(first, trajectory_id=first.task_id + "@explore-1#77", extra={"retried_step": 1})
+    retried = replace(first, trajectory_id=first.task_id + "@explore-1#77")
     write_records(here / "retries.jsonl", [retried])
     write_records(here / "pairs.jsonl", [replace(before.pairs[0], chosen_id=retried.trajectory_id)])
     page = Page(page_of(folder, tmp_path / "page.html"))
@@ -211,6 +211,8 @@ def test_episodes_that_were_taken_up_again_are_counted_apart_and_can_be_looked_a
     assert f"episodes explored {len(before.trajectories)}" in words and "taken up again from one step 1" in words
     shown = [side.left.trajectory_id for side in choose_contrasts(read_run(folder))]
     assert retried.trajectory_id in shown
+    write_json(folder / "superseded.json", ["iteration-01/with-retries"])
+    assert not read_run(folder).iterations[0].retries
 
 
 def test_a_training_that_harms_is_pointed_out(tmp_path):
