@@ -125,7 +125,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "icto_retry": (
         "icto",
         {"rollout": _SAMPLED, "retries": {"branches": 8, "others": 0.25}, "judge": _VALID,
-         "pairing": {**_OWN, "max_pairs_per_task": 3, "closest_first": True, "max_rejected_steps": 1},
+         "pairing": {**_OWN, "max_pairs_per_task": 4, "closest_first": True, "max_rejected_steps": 1,
+                     "retries_only": True},
          "dpo": _ANCHORED},
         [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
     ),

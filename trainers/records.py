@@ -325,3 +325,9 @@ def prefix_steps(trajectory: Trajectory) -> int:
 def random_steps(trajectory: Trajectory) -> tuple[int, ...]:
     """The steps, from 0, whose commands exploration drew at random in the policy's place."""
     return tuple((trajectory.extra or {}).get("random_steps") or ())
+
+
+def retried_step(trajectory: Trajectory) -> int | None:
+    """The step, from 0, from which an episode was taken up again; None for one that began at its beginning."""
+    found = (trajectory.extra or {}).get("retried_step")
+    return None if found is None else int(found)

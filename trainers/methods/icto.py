@@ -66,6 +66,11 @@ class ICTOConfig(MethodConfig):
         at_least("iterations", self.iterations, 0)
         if not (self.cloning or self.iterations):
             raise ConfigError("cloning is off and iterations is 0, so there is nothing to train.")
+        if self.pairing.retries_only and not self.retries.branches:
+            raise ConfigError(
+                "pairing.retries_only is on, but retries.branches is 0, so there would be no pairs. Give "
+                "retries.branches, such as 8, or set pairing.retries_only to false."
+            )
         if self.imitation and not (self.cloning and self.contrast):
             raise ConfigError(
                 "imitation trains on demonstrations and successes before contrast, so it needs both cloning and "

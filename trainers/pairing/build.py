@@ -13,7 +13,7 @@ from trainers.pairing.balance import Balance, describe_balance, limit_expert_sha
 from trainers.pairing.config import PairingConfig
 from trainers.pairing.step import step_pair, step_weights
 from trainers.pairing.trajectory import Contrast, Unpaired, contrast, trajectory_pair
-from trainers.records import PreferencePair, StepRewards, Verdict
+from trainers.records import PreferencePair, StepRewards, Verdict, retried_step
 
 logger = logging.getLogger(__name__)
 _ROUNDING = 1e-9
@@ -29,8 +29,8 @@ class PairingResult:
     """Tasks: ``tasks``, ``tasks paired``, ``ties``, ``without a success``, ``without a failure``,
     ``without a usable contrast`` (they add up). Episodes: ``broken``, ``not to be chosen``,
     ``not to be rejected``. Contrasts: ``identical``, ``different start``, ``nothing trainable``,
-    ``random steps on the chosen side``, ``a random step decides``, ``the expert's steps on the rejected side``,
-    ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``, ``repeated``,
+    ``random steps on the chosen side``, ``parts elsewhere than at a retry``, ``a random step decides``,
+    ``the expert's steps on the rejected side``, ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``, ``repeated``,
     ``one-sided``, ``too often the expert``, ``rewards as recorded``, ``deciding step without weight`` (step pairs whose
     lead of Eq. 2 begins only after the step at which the two sides part, as where rewards come at the end alone)."""
     balance: Balance | None = None
@@ -224,9 +224,14 @@ class _Builder:
             if not self._gap(good, bad):
                 continue
             try:
-                options.append(contrast(good, bad, train_random_steps=self.config.train_random_steps))
+                found = contrast(good, bad, train_random_steps=self.config.train_random_steps)
             except Unpaired as reason:
                 self.counts[str(reason)] += 1
+                continue
+            if self.config.retries_only and found.start not in (retried_step(good), retried_step(bad)):
+                self.counts["parts elsewhere than at a retry"] += 1
+                continue
+            options.append(found)
         return options
 
     def _rank(self, option: Contrast, used: Counter[str]) -> tuple[object, ...]:

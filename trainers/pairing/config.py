@@ -48,6 +48,9 @@ class PairingConfig:
     """A failure is set against the success that parts from it latest, of these the best; and where a task has more
     contrasts than its limit, those that part latest are kept, for they tell one decision apart. Off: against the
     success least used so far, and kept in the order of the failures."""
+    retries_only: bool = False
+    """Only contrasts that part at the step from which one side was taken up again (see `retries`): everything before
+    is shared, and most others part at an early choice that says little. Needs episodes that were taken up again."""
     train_random_steps: bool = False
     """Train on commands that exploration drew at random in the policy's place. Off: an episode with one
     in its trained part is not chosen, and as rejected side it ends before the first one, since its

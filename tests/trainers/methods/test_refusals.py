@@ -26,6 +26,8 @@ WRONG = [
     ("eto", {"betas": [0.1, 0]}, r"betas is \[0.1, 0.0\]; each must be above 0"),
     ("icto", {"pairing": {"success_threshold": 100}}, "success_threshold is 100.0; scores go from 0 to 1"),
     ("icto", {"cloning": False, "start": "runs/bc/sft/checkpoint"}, "start is .*, a clone, but cloning is off"),
+    ("icto", {"pairing": {"retries_only": True}}, "retries_only is on, but retries.branches is 0"),
+    ("icto", {"retries": {"branches": -1}}, "retries.branches is -1; give 0 or more"),
     ("bc", {"evaluation": {"max_tasks": 0}}, "evaluation.max_tasks is 0; give 1 or more"),
     ("bc", {"evaluation": {"final_max_tasks": -2}}, "evaluation.final_max_tasks is -2"),
     ("bc", {"evaluation": {"choose": "best", "choose_by": "optimal_action_rate"}}, "optimal_actions true"),

@@ -103,6 +103,14 @@ def test_copies_of_one_contrast_do_not_fill_the_limit_of_a_task():
     assert result.counts["repeated"] == 2
 
 
+def test_pairs_can_be_kept_to_where_episodes_were_taken_up_again():
+    again = replace(play(["search", "open b", "leave"], [0, 0, 0.9], attempt=7), extra={"retried_step": 2})
+    config = PairingConfig(success_threshold=None, retries_only=True)
+    result = build_pairs([WON, LOST, again], config=config)
+    assert [(pair.chosen_id, pair.rejected_id) for pair in result.pairs] == [(again.trajectory_id, LOST.trajectory_id)]
+    assert result.counts["parts elsewhere than at a retry"] == 2
+
+
 def test_step_pairs_keep_to_the_same_limit_of_steps():
     config = PairingConfig(success_threshold=None, granularity="step", max_rejected_steps=1)
     (pair,) = build_pairs([WON, LOST], config=config).pairs
