@@ -30,9 +30,10 @@ class PairingResult:
     ``without a usable contrast`` (they add up). Episodes: ``broken``, ``not to be chosen``,
     ``not to be rejected``. Contrasts: ``identical``, ``different start``, ``nothing trainable``,
     ``random steps on the chosen side``, ``parts elsewhere than at a retry``, ``a random step decides``,
-    ``the expert's steps on the rejected side``, ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``, ``repeated``,
-    ``one-sided``, ``too often the expert``, ``rewards as recorded``, ``deciding step without weight`` (step pairs whose
-    lead of Eq. 2 begins only after the step at which the two sides part, as where rewards come at the end alone)."""
+    ``the expert's steps on the rejected side``, ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``,
+    ``repeated``, ``one-sided``, ``too often the expert``, ``rewards as recorded``, ``deciding step without weight``
+    (step pairs whose lead of Eq. 2 begins only after the step at which the two sides part, as where rewards come at the
+    end alone)."""
     balance: Balance | None = None
     """What the pairs teach."""
 
