@@ -148,6 +148,35 @@ def limit_one_sided(pairs: Sequence[PreferencePair], max_share: float, seed: int
     return [pair for position, pair in enumerate(pairs) if position not in dropped]
 
 
+def limit_lead(pairs: Sequence[PreferencePair], max_share: float, seed: int = 0) -> list[PreferencePair]:
+    """Leave pairs out, by chance, until no command is chosen, or rejected, much more often than the other way.
+
+    A command that stands on one side in most pairs that have it is learned as such, and then given (or shunned)
+    wherever it can be, whatever it is set against.
+
+    Args:
+        pairs: in any order; what stays keeps its order.
+        max_share: of the pairs given; how far a command's number as chosen may be from its number as rejected. Rare
+            commands, which are told by their verb alone, have no lead.
+        seed: drives the choice.
+    """
+    if max_share >= 1.0:
+        return list(pairs)
+    kinds, allowed = decision_kinds(pairs), int(max_share * len(pairs) + 1e-9)
+    commands = sorted({head for kind in kinds for head in kind if not head.endswith("…")})
+    kept, before = set(range(len(pairs))), -1
+    while len(kept) != before:  # what is left out for one command may give another a lead
+        before = len(kept)
+        for command in commands:
+            chosen = [n for n in sorted(kept) if kinds[n].chosen == command != kinds[n].rejected]
+            rejected = [n for n in sorted(kept) if kinds[n].rejected == command != kinds[n].chosen]
+            longer = max(chosen, rejected, key=len)
+            excess = abs(len(chosen) - len(rejected)) - allowed
+            if excess > 0:
+                kept.difference_update(random.Random(f"{seed} {command}").sample(longer, excess))
+    return [pair for n, pair in enumerate(pairs) if n in kept]
+
+
 def limit_expert_share(
     pairs: Sequence[PreferencePair], expert_ids: Iterable[str], max_share: float, seed: int = 0
 ) -> list[PreferencePair]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from icto_gym.errors import DataError
 from icto_gym.trajectory import Trajectory
-from trainers.pairing.balance import Balance, describe_balance, limit_expert_share, limit_one_sided
+from trainers.pairing.balance import Balance, describe_balance, limit_expert_share, limit_lead, limit_one_sided
 from trainers.pairing.config import PairingConfig
 from trainers.pairing.step import step_pair, step_weights
 from trainers.pairing.trajectory import Contrast, Unpaired, contrast, trajectory_pair
@@ -31,7 +31,8 @@ class PairingResult:
     ``not to be rejected``. Contrasts: ``identical``, ``different start``, ``nothing trainable``,
     ``random steps on the chosen side``, ``parts elsewhere than at a retry``, ``a random step decides``,
     ``the expert's steps on the rejected side``, ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``,
-    ``repeated``, ``one-sided``, ``too often the expert``, ``rewards as recorded``, ``deciding step without weight``
+    ``repeated``, ``one-sided``, ``led by one command``, ``too often the expert``, ``rewards as recorded``,
+    ``deciding step without weight``
     (step pairs whose lead of Eq. 2 begins only after the step at which the two sides part, as where rewards come at the
     end alone)."""
     balance: Balance | None = None
@@ -44,7 +45,7 @@ class PairingResult:
         for name in ("ties", "without a success", "without a failure", "without a usable contrast"):
             if self.counts.get(name):
                 parts.append(f"{self.counts[name]} {name}")
-        for name in ("one-sided", "too often the expert", "over the limit per task"):
+        for name in ("one-sided", "led by one command", "too often the expert", "over the limit per task"):
             if self.counts.get(name):
                 parts.append(f"{self.counts[name]} left out as {name}")
         return f"paired {self.counts['tasks']} tasks: {', '.join(parts)}"
@@ -126,7 +127,9 @@ class _Builder:
         balanced = limit_one_sided(kept, config.max_one_sided_share, config.seed)
         self.counts["too often the expert"] = len(pairs) - len(kept)
         self.counts["one-sided"] = len(kept) - len(balanced)
-        return balanced
+        level = limit_lead(balanced, config.max_command_lead, config.seed)
+        self.counts["led by one command"] = len(balanced) - len(level)
+        return level
 
     def _pairs_of_task(self, task_id: str, own: list[Trajectory]) -> list[PreferencePair]:
         """The pairs of one task; its outcome is counted under exactly one name."""

@@ -61,10 +61,14 @@ class PairingConfig:
     max_one_sided_share: float = 1.0
     """At most this share of all pairs may teach one direction of one kind of decision more often than
     its opposite; what is over is left out by chance. 1.0: no limit."""
+    max_command_lead: float = 1.0
+    """How far the number of pairs in which a command is chosen may be from that in which it is rejected, as a share of
+    all pairs; what is over is left out by chance. A command that nearly always wins, such as going back, is else given
+    everywhere. 1.0: no limit."""
     max_expert_share: float = 1.0
     """At most this share of all pairs may have the expert as chosen side. 1.0: no limit."""
     seed: int = 0
-    """Drives which pairs are left out by the two limits above."""
+    """Drives which pairs are left out by the three limits above."""
 
     def __post_init__(self) -> None:
         if ":" not in self.granularity:
@@ -78,7 +82,7 @@ class PairingConfig:
         check_score("pairing success_threshold", self.success_threshold)
         if self.min_margin <= 0:
             raise ConfigError(f"pairing min_margin is {self.min_margin!r}; give a number above 0, such as 0.01.")
-        for name in ("max_one_sided_share", "max_expert_share"):
+        for name in ("max_one_sided_share", "max_command_lead", "max_expert_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"pairing {name} is {getattr(self, name)!r}; give a share from 0 to 1.")
         if not (self.use_own_success or self.use_expert):

@@ -261,6 +261,8 @@ _COUNTS = {
     "identical": "left out: identical", "different start": "left out: different start",
     "nothing trainable": "left out: nothing to train", "repeated": "left out: repeated",
     "over the limit per task": "left out: over the limit per task", "one-sided": "left out: one-sided",
+    "led by one command": "left out: led by one command",
+    "parts elsewhere than at a retry": "contrasts that part elsewhere than at a retry",
     "too often the expert": "left out: too often the expert",
     "random steps on the chosen side": "left out: random steps on the chosen side",
     "a random step decides": "left out: a random step decides",

@@ -6,8 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icto_gym.dialogue import Message
-from trainers.pairing import decision_kinds, describe_balance, limit_one_sided, one_sided_words
-from trainers.pairing.balance import deciding_responses, limit_expert_share
+from trainers.pairing import (
+    PairingConfig,
+    build_pairs,
+    decision_kinds,
+    describe_balance,
+    limit_one_sided,
+    one_sided_words,
+)
+from trainers.pairing.balance import deciding_responses, limit_expert_share, limit_lead
 from trainers.records import PreferencePair
 
 
@@ -45,6 +52,54 @@ def test_words_that_all_chosen_sides_share_are_found():
     pairs = [pair(act("look", f"item {n} is over the limit"), act("look", f"item {n} is ok")) for n in range(4)]
     words = {word.word: (word.chosen_only, word.rejected_only) for word in one_sided_words(pairs)}
     assert words["over"] == (4, 0) and words["ok"] == (0, 4) and "item" not in words
+
+
+def lead(pairs, command):
+    kinds = [kind for kind in decision_kinds(pairs) if kind.chosen != kind.rejected]
+    return sum(kind.chosen == command for kind in kinds) - sum(kind.rejected == command for kind in kinds)
+
+
+def test_a_command_that_nearly_always_wins_is_limited_whatever_it_is_set_against():
+    wins = [pair(act("back"), act(f"open {n}"), n) for n in range(12)] + [pair(act("back"), act("buy"), 12)]
+    losses = [pair(act(f"open {n}"), act("back"), n) for n in range(13, 20)]
+    kept = limit_lead(wins + losses, 0.1)
+    assert lead(wins + losses, "back") == 6 and lead(kept, "back") == 2
+    assert [item for item in kept if item in losses] == losses
+    assert limit_lead(wins + losses, 0.1) == kept and limit_lead(wins, 1.0) == wins
+    assert kept == [item for item in wins + losses if item in kept]
+
+
+def test_a_command_that_nearly_always_loses_is_limited_too():
+    pairs = [pair(act(f"open {n}"), act("buy"), n) for n in range(10)]
+    assert len(limit_lead(pairs, 0.3)) == 3
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")).filter(lambda two: two[0] != two[1]), max_size=40
+    ),
+    st.floats(0, 1),
+)
+def test_no_command_keeps_a_lead(sides, share):
+    pairs = [pair(act(chosen), act(rejected), n) for n, (chosen, rejected) in enumerate(sides)]
+    kinds = decision_kinds(pairs)
+    kept = limit_lead(pairs, share)
+    numbers = [int(item.task_id[2:]) for item in kept]
+    for command in {head for kind in kinds for head in kind if not head.endswith("…")}:
+        mine = [kinds[n] for n in numbers if kinds[n].chosen != kinds[n].rejected]
+        ahead = sum(kind.chosen == command for kind in mine) - sum(kind.rejected == command for kind in mine)
+        assert share >= 1 or abs(ahead) <= share * len(pairs) + 1e-6
+
+
+def test_what_a_lead_left_out_is_counted():
+    from episodes import play
+
+    episodes = []
+    for n in range(6):
+        episodes += [play(["go", "back"], [0, 1.0], task=f"t/{n}"), play(["go", f"open {n}"], task=f"t/{n}", attempt=1)]
+    result = build_pairs(episodes, config=PairingConfig(max_command_lead=0.5))
+    assert len(result.pairs) == 3 and result.counts["led by one command"] == 3
+    assert "3 left out as led by one command" in result.words
 
 
 def test_one_direction_is_limited_and_its_opposite_counts_against_it():
