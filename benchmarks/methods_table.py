@@ -142,6 +142,12 @@ def _line(row: dict[str, Any], split: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _kept(result: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
+    """A seed's rows as they were; what the table has come to ask for since then is missing."""
+    there = {row["method"] for row in result["rows"]}
+    return {**result, "missing": [name for name in methods if name not in there]}
+
+
 def write_tables(
     name: str, budget: dict[str, Any], seeds: Sequence[int], folder: Path, results: Path, *, keep: bool = False
 ) -> str:
@@ -154,13 +160,15 @@ def write_tables(
     """
     budget = {**budget, "methods": list(budget["methods"])}  # as JSON has it
     before = read_json(results / "methods.json") if keep else {"results": {}}
-    if keep and (before["name"], before["budget"]) != (name, budget):
+    # a row that came later costs the others nothing, so the seeds without it may stay
+    spent = {key: value for key, value in budget.items() if key != "methods"}
+    if keep and (before["name"], {**before["budget"], "methods": None}) != (name, {**spent, "methods": None}):
         raise ConfigError(f"The table in {results} is of another budget, so its seeds cannot stand beside these.")
     found: dict[str, dict[str, Any]] = {}
     for seed in sorted({*seeds, *map(int, before["results"])}):
         here = folder / f"{name}-seed-{seed}"
         if not here.exists() and str(seed) in before["results"]:
-            found[str(seed)] = before["results"][str(seed)]
+            found[str(seed)] = _kept(before["results"][str(seed)], budget["methods"])
             continue
         rows, missing = collect(here, budget["methods"])
         found[str(seed)] = {"rows": rows, "missing": missing}

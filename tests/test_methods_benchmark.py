@@ -191,6 +191,12 @@ def folders_lost_and_kept(benchmark, tmp_path, pooled, arguments):
     assert wide["high"] - wide["low"] >= exact["high"] - exact["low"]
     with pytest.raises(ConfigError, match="another budget"):
         benchmark.main(["--budget", "small", *arguments[2:], "--keep"])
+    before = read_json(file)
+    before["budget"]["methods"].remove("rft")  # as a table of before that row
+    before["results"]["0"]["missing"] = []
+    write_json(file, before)
+    benchmark.main([*arguments, "--seeds", "1", "--keep"])
+    assert read_json(file)["results"]["0"]["missing"] == ["rft"]
 
 
 def test_the_upper_bound_is_asked_the_tasks_of_every_other_row(benchmark, tmp_path, monkeypatch):
