@@ -5,6 +5,7 @@ Like all stages they go from file to file, are skipped when complete, and contin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from icto_gym.errors import BackendError
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import TOKENS
-from trainers.episodes import env_factory
+from trainers.episodes import EnvPool, env_factory
 from trainers.feedback import (
     MonteCarloConfig,
     MonteCarloStepRewards,
@@ -94,22 +95,17 @@ def understood(environment: RolloutConfig, planned: list[tuple[Place, Job]]) -> 
 
     One in which it breaks is kept: playing it shows whether it breaks again, and records that.
     """
-    env, kept = None, []
-    for place, job in planned:
-        env = env or env_factory(environment, False)()
-        try:
-            env.reset(seed=job.seed, options={"task_id": job.task_id})
-            info = [env.step(response)[-1] for response in job.prefix][-1]
+    kept = []
+    with contextlib.closing(EnvPool(env_factory(environment, False), "retry")) as pool:
+        for place, job in planned:
+            env, info = pool.take(), {"error": "it did not begin"}
+            with contextlib.suppress(BackendError):
+                env.reset(seed=job.seed, options={"task_id": job.task_id})
+                info = [env.step(response)[-1] for response in job.prefix][-1]
             broken = bool(info.get("error"))
-        except BackendError:
-            info, broken = {}, True
-        if broken:
-            env.close()
-            env = None
-        if broken or info["valid_action"]:
-            kept.append((place, job))
-    if env is not None:
-        env.close()
+            pool.give_back(env, sound=not broken)
+            if broken or info["valid_action"]:
+                kept.append((place, job))
     return kept
 
 
