@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from icto_gym.errors import BackendError
 from icto_gym.store import TrajectoryStore
@@ -76,12 +79,14 @@ def retry(
 
 def _branched(policy: Policy, places: list[Place], config: RetryConfig, shown: Shown, out: Path) -> list[Branches]:
     """The responses at all places, in their order; those that the file holds are not asked for again."""
+    from trainers.training.loop import bar_wanted  # which needs PyTorch
+
     done = {(item.trajectory_id, item.step) for item in read_records(out, Branches)} if out.exists() else set()
     left = [place for place in places if place.key not in done]
-    for number, item in enumerate(ask_branches(policy, left, config.branches, shown)):
+    logger.info("asks %s again at %d places, %d times each", policy.name, len(left), config.branches)
+    bar = {"total": len(left), "desc": "places", "unit": "place", "disable": not bar_wanted(), "file": sys.stderr}
+    for item in tqdm(ask_branches(policy, left, config.branches, shown), **bar):
         append_record(out, item)
-        if number % 50 == 0:
-            logger.info("asked again at %d of %d places", len(done) + number, len(places))
     if not places:
         write_records(out, [])
     found = {(item.trajectory_id, item.step): item for item in read_records(out, Branches)}
