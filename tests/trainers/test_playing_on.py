@@ -32,8 +32,8 @@ class Fetcher:
 
     name, branches = "fetcher", True
 
-    def __init__(self, acts=10**6):
-        self.left, self.last_usage = acts, []
+    def __init__(self, acts=10**6, last="swim"):
+        self.left, self.last, self.last_usage = acts, last, []
 
     def act(self, turns):
         if self.left < len(turns):
@@ -47,7 +47,7 @@ class Fetcher:
         if "lies in bowl" not in page:
             return "Thought: first\nAction: look" if len(turn.messages) == 3 else "Thought: hm\nAction: fly"
         fruit, bowl = page.split()[2], int(page.rstrip(".")[-1])
-        ways = ["fly", f"take {fruit} from bowl {bowl}", f"take {fruit} from bowl {bowl % 3 + 1}", "swim"]
+        ways = ["fly", f"take {fruit} from bowl {bowl}", f"take {fruit} from bowl {bowl % 3 + 1}", self.last]
         return f"Thought: {turn.branch}\nAction: {ways[turn.branch]}"
 
 
@@ -107,12 +107,17 @@ def test_the_others_are_taken_up_only_where_asked(tmp_path):
     assert facts["places"] == 0 and facts["episodes"] == 0 and found == good
 
 
-def test_a_stage_that_was_killed_goes_on_and_ends_alike(tmp_path):
-    expected = retried(*explored(tmp_path / "quiet"))
+@pytest.mark.parametrize("acts", [0, 4, 8, 11, 12, 13, 15])
+def test_a_stage_that_was_killed_goes_on_and_ends_alike(tmp_path, monkeypatch, acts):
+    """While places are asked (12 answers, four for each), and while their knocks are played on (2 answers each)."""
+    monkeypatch.setattr("trainers.retries.TOGETHER", 1)
+    expected = retried(*explored(tmp_path / "quiet"), Fetcher(last="knock"))
     run, episodes = explored(tmp_path / "killed")
     with pytest.raises(KeyboardInterrupt):
-        retried(run, episodes, Fetcher(acts=11))  # two places are asked together at most
-    assert retried(run, episodes) == expected
+        retried(run, episodes, Fetcher(acts, last="knock"))
+    asked = run.iteration(1) / "branches.jsonl"
+    assert (len(read_records(asked, Branches)) if asked.exists() else 0) == min(acts // 4, 3)
+    assert retried(run, episodes, Fetcher(12 + 6 - min(acts // 4, 3) * 4, last="knock")) == expected
 
 
 def test_places_that_were_asked_are_not_asked_again(tmp_path):

@@ -146,8 +146,8 @@ def test_a_response_without_a_thought_does_not_branch():
     assert policy().act(asked) == policy().act(turns())
 
 
-def test_a_real_response_is_the_same_up_to_the_branch():
-    """A model that is made to begin with a thought: what branches begins there, and the words are all different."""
+def test_branches_of_a_model_begin_with_different_words():
+    """A model that is made to begin with a thought."""
     acting = policy(max_new_tokens=4)
     prefix = TINY.tokenizer.encode("Thought:", add_special_tokens=False)
     acting._words = Words(TINY.tokenizer, end_of_turn_ids(TINY.tokenizer))
