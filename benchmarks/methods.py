@@ -69,13 +69,13 @@ BUDGETS = {
     "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
     "small": Budget(
         160, 320, 240, 16, 4, 1, 1, 120, 120, 200, 60,
-        ("icto", "icto_retry", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "nat", "icto_step",
-         "rlcd", "ipr", "best_of_n"),
+        ("icto", "icto_retry", "rft", "icto_imitation", "icto_retry_imitation", "cloning_again", "more_cloning", "eto",
+         "nat", "icto_step", "rlcd", "ipr", "best_of_n"),
     ),
     "full": Budget(
         160, 320, 240, 16, 4, 2, 2, 120, 160, 300, 270,
-        ("icto", "icto_retry", "rft", "icto_imitation", "cloning_again", "more_cloning", "eto", "icto_step", "nat",
-         "ipr", "rlcd", "best_of_n"),
+        ("icto", "icto_retry", "rft", "icto_imitation", "icto_retry_imitation", "cloning_again", "more_cloning", "eto",
+         "icto_step", "nat", "ipr", "rlcd", "best_of_n"),
     ),
 }  # fmt: skip
 
@@ -90,7 +90,8 @@ COMMON: dict[str, Any] = {
 _SAMPLED = {"temperature": 0.8, "greedy_first": True, "epsilon": 0.0, "branch_fraction": 0.0}
 # these learn from the expert's episode of the very task that they try, so they try those that were demonstrated
 AGAINST_EXPERTS = ("eto", "ipr")
-SAMPLING = ("icto", "icto_retry", "icto_imitation", "icto_step", "rft", "nat")
+SAMPLING = ("icto", "icto_retry", "icto_imitation", "icto_retry_imitation", "icto_step", "rft", "nat")
+RETRYING = ("icto_retry", "icto_retry_imitation")
 IMITATING = ("icto_imitation", "rft")
 # at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
 _OWN = {
@@ -100,6 +101,10 @@ _OWN = {
     "max_expert_share": 0.34,
     "max_one_sided_share": 0.25,
 }
+_RETRIES = {"branches": 8, "others": 0.25}
+_AT_MISTAKES = {
+    **_OWN, "max_pairs_per_task": 4, "closest_first": True, "max_rejected_steps": 1, "retries_only": True,
+}  # fmt: skip
 # a third of this clone's episodes have a command that is none, and they earn half: what is chosen has none
 _VALID = {"rules": {"max_invalid_share": 0.0}}
 # few looks at many tasks: on 48 of them dev once put two policies in the wrong order that differ by 0.12 on test
@@ -124,10 +129,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     # pairs that part at a mistake, with what the policy would have said next instead: each tells one decision apart
     "icto_retry": (
         "icto",
-        {"rollout": _SAMPLED, "retries": {"branches": 8, "others": 0.25}, "judge": _VALID,
-         "pairing": {**_OWN, "max_pairs_per_task": 4, "closest_first": True, "max_rejected_steps": 1,
-                     "retries_only": True},
-         "dpo": _ANCHORED},
+        {"rollout": _SAMPLED, "retries": _RETRIES, "judge": _VALID, "pairing": _AT_MISTAKES, "dpo": _ANCHORED},
         [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
     ),
     "icto_step": (
@@ -140,6 +142,13 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "icto_imitation": (
         "icto",
         {"rollout": _SAMPLED, "judge": _VALID, "pairing": _OWN, "imitation": True, "dpo": _ANCHORED},
+        [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
+    ),
+    # what succeeded when it was taken up again is imitated as well, from there on; then contrast as in `icto_retry`
+    "icto_retry_imitation": (
+        "icto",
+        {"rollout": _SAMPLED, "retries": _RETRIES, "judge": _VALID, "imitation": True, "imitate_retries": True,
+         "pairing": {**_AT_MISTAKES, "max_command_lead": 0.1}, "dpo": _ANCHORED},
         [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
     ),
     "rft": ("rft", {"rollout": _SAMPLED}, [{}, {"sft": {"learning_rate": 5e-4}}]),
@@ -268,6 +277,9 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
         here = folder / f"trial-{number}"
         for first in played_before(folder, row):
             share_stages(first, here, ("evaluation.sft.dev", "iteration-01.trajectories"))
+        if row in RETRYING:
+            for other in RETRYING:
+                share_stages(folder.parent / other / "trial-0", here, ("iteration-01.with-retries",))
         if row in IMITATING:
             for other in IMITATING:
                 share_stages(folder.parent / other / "trial-0", here, ("iteration-01.successes", "iteration-01.sft"))

@@ -93,6 +93,13 @@ def test_rows_that_sample_alike_play_once_and_others_for_themselves(benchmark, t
     assert [folder.name for folder in benchmark.played_before(tmp_path / "eto", "eto")] == ["sft", "trial-0"]
 
 
+def test_rows_that_take_episodes_up_again_do_it_alike_and_only_once(benchmark):
+    own = [benchmark.ROWS[row][1] for row in benchmark.RETRYING]
+    assert own[0]["retries"] == own[1]["retries"]
+    assert {row for row, (_, values, _) in benchmark.ROWS.items() if "retries" in values} == set(benchmark.RETRYING)
+    assert set(benchmark.RETRYING) <= set(benchmark.SAMPLING)
+
+
 def test_methods_that_need_the_experts_episode_try_the_tasks_that_it_showed(benchmark, tmp_path):
     values = {"rollout": {"env_id": "icto/WebShop-v0", "brief": True}}
     file = benchmark.demonstrated_tasks(tmp_path, values, benchmark.BUDGETS["small"])

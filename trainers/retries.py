@@ -37,7 +37,7 @@ class RetryConfig:
 
     branches: int = 0
     """Responses asked for at each place, each with another first word; 0: nothing is taken up again. What comes of it
-    is judged and paired as explored episodes are; `imitation` imitates explored ones alone, as RFT does."""
+    is judged and paired as explored episodes are; `imitate_retries` imitates its successes as well."""
     others: float = 0.0
     """Besides all episodes that visibly went wrong, this share of the others, each from a step drawn at random: where
     the policy was right, its pairs say so, and what is learned at mistakes is not done everywhere."""

@@ -49,6 +49,9 @@ class ICTOConfig(MethodConfig):
     does, so that contrast begins where imitation ends; off: contrast from the policy that explored."""
     retries: RetryConfig = field(default_factory=RetryConfig)
     """Guided exploration: episodes taken up again from where they went wrong."""
+    imitate_retries: bool = False
+    """With `imitation`: imitate the successes among these as well, from where they were taken up; off: those of the
+    exploration alone, as RFT does."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """What may be learned from."""
     step_rewards: StepRewardConfig = field(default_factory=StepRewardConfig)
@@ -76,6 +79,12 @@ class ICTOConfig(MethodConfig):
                 "imitation trains on demonstrations and successes before contrast, so it needs both cloning and "
                 f"contrast (they are {self.cloning} and {self.contrast}). Set imitation to false; without contrast, "
                 "successes are imitated anyway."
+            )
+        if self.imitate_retries and not (self.imitation and self.retries.branches):
+            raise ConfigError(
+                "imitate_retries is on, so it needs both imitation and retries.branches (they are "
+                f"{self.imitation} and {self.retries.branches}). Give --imitation and --retries.branches, such as 8, "
+                "or set imitate_retries to false."
             )
         if self.start is not None and not self.cloning:
             raise ConfigError(
@@ -123,11 +132,12 @@ def _check_plug_ins(config: ICTOConfig) -> None:
 def _iterate(
     config: ICTOConfig, run: Run, number: int, policy: Start, demonstrations: Path, rounds: list[Path]
 ) -> Start:
-    """Explore with the policy, judge, contrast, train; returns the next policy, and adds its episodes to the rounds."""
+    """Explore with the policy, judge, contrast, train; returns the next policy, and adds what to imitate to rounds."""
     here = run.iteration(number)
-    rounds.append(episodes := explored(config, run, number, policy))
+    episodes = first_tries = explored(config, run, number, policy)
     if config.retries.branches:
-        episodes = _retried(config, run, number, policy, episodes)
+        episodes = _retried(config, run, number, policy, first_tries)
+    rounds.append(episodes if config.imitate_retries else first_tries)
     verdicts = stages.judge(run, here / "verdicts.jsonl", episodes, config.judge)
     if config.contrast:
         rewards = _score(config, run, number, [episodes, demonstrations], policy)

@@ -19,6 +19,7 @@ from trainers.markers import MarkerConfig, check_markers, start_markers, trainin
 from trainers.models.config import ModelConfig
 from trainers.models.loading import load_model
 from trainers.models.scoring import score_tokens
+from trainers.records import retried_step
 from trainers.tokenization import Encoded, encode_conversation
 from trainers.training.checkpoint import begin, data_digest, describe_start, save_checkpoint
 from trainers.training.config import SFTConfig
@@ -43,6 +44,9 @@ def train_sft(
 ) -> Path:
     """Train on the agent's tokens of every trajectory; resumes where a killed call stopped.
 
+    Of an episode that was taken up again (`trainers.retries`) only what it did from there on is trained: what led there
+    may be the mistake, and is read.
+
     Args:
         trajectories: what to imitate.
         start: model or checkpoint to start from; an adapter in it goes on learning.
@@ -61,11 +65,12 @@ def train_sft(
     markers = markers or start_markers(start)
     check_markers(trajectories, markers)
     conversations = [training_messages(item, markers.best if markers else None) for item in trajectories]
+    first = [_first_trained(*both) for both in zip(trajectories, conversations, strict=True)]
     facts: dict[str, Any] = {
         "training": "sft",
         "config": config.to_dict(),
         "start": describe_start(start),
-        "data_digest": data_digest(conversations),
+        "data_digest": data_digest([conversations, first] if any(first) else conversations),
         **({} if markers is None else {"markers": markers.to_dict()}),
     }
     out = Path(out)
@@ -73,7 +78,7 @@ def train_sft(
         return out / "checkpoint"
     loaded = load_model(start, trainable=True)
     names = [item.trajectory_id for item in trajectories]
-    plan = SFTPlan.make(loaded.tokenizer, conversations, names, within_context(config, loaded.model))
+    plan = SFTPlan.make(loaded.tokenizer, conversations, names, within_context(config, loaded.model), first)
     plan.packed = prepare(loaded.model, config, dropout=True)
     engine = make_engine(loaded.model, config, total_steps(plan.size, config))
     logger.info("clones %s in %d optimiser steps", plan.words, engine.total_steps)
@@ -97,6 +102,12 @@ def cloning_loss(model: Any, batch: TokenBatch) -> tuple[Tensor, dict[str, float
     return sft_loss(logps), {"mean_token_probability": float(logps.detach().exp().mean())}
 
 
+def _first_trained(trajectory: Trajectory, messages: Sequence[Message]) -> int:
+    """The message from which on replies are trained; the conversation ends with the steps, two messages each."""
+    step = retried_step(trajectory)
+    return 0 if step is None else len(messages) - 2 * (len(trajectory.steps) - step)
+
+
 class SFTPlan:
     """Tokenized trajectories, and the micro-batches of a step."""
 
@@ -109,12 +120,15 @@ class SFTPlan:
 
     @classmethod
     def make(
-        cls, tokenizer: Any, conversations: Sequence[Sequence[Message]], names: Sequence[str], config: SFTConfig
-    ) -> SFTPlan:
-        """Tokenize; leave out what has no token to train on, and count it."""
+        cls, tokenizer: Any, conversations: Sequence[Sequence[Message]], names: Sequence[str], config: SFTConfig,
+        first: Sequence[int],
+    ) -> SFTPlan:  # fmt: skip
+        """Tokenize, to be trained from each one's ``first`` message on; what has no such token is left out, counted."""
         kept, kept_names, cut = [], [], 0
-        for messages, name in zip(conversations, names, strict=True):
-            whole = encode_conversation(tokenizer, messages, train_acknowledgement=config.train_acknowledgement)
+        for messages, name, start in zip(conversations, names, first, strict=True):
+            whole = encode_conversation(
+                tokenizer, messages, trainable_from=start, train_acknowledgement=config.train_acknowledgement
+            )
             encoded = whole.cut(config.max_length)
             cut += encoded is not whole
             if encoded.n_turns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from trainers.methods.bc import BCConfig, run_bc
 from trainers.methods.icto import ICTOConfig, run_icto
 from trainers.methods.rft import RFTConfig, run_rft
 from trainers.records import StepRewards, read_records
+from trainers.retries import ask_branches
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 
@@ -143,6 +145,24 @@ def test_with_imitation_contrast_begins_where_rft_ends(tmp_path):
     with Run(tmp_path / "rft") as other:
         run_rft(config, other)
     assert weights(other.iteration(1) / "sft" / "checkpoint") == weights(run.iteration(1) / "sft" / "checkpoint")
+
+
+def test_what_succeeded_when_it_was_taken_up_again_is_imitated_if_asked(tmp_path, monkeypatch):
+    def looking(*arguments):  # a model of two layers finds no command
+        for item in ask_branches(*arguments):
+            yield replace(item, responses=("Thought: hm\nAction: look",) * len(item.responses))
+
+    monkeypatch.setattr("trainers.playing_on.ask_branches", looking)
+    settings = {
+        "retries": {"branches": 2, "others": 1.0}, "imitation": True, "pairing": {"success_threshold": 0.0},
+        "evaluation": {"max_tasks": 1, "final_splits": []}, "dpo": {"probe_every": 0},
+    }  # fmt: skip
+    explorers = {}
+    for asked, iterations in ((False, 1), (True, 2)):
+        run, _ = icto(tmp_path / str(asked), **settings, imitate_retries=asked, iterations=iterations)
+        kept = TrajectoryStore(run.iteration(iterations) / "successes.jsonl")
+        explorers[asked] = {item.policy for item in kept if "retried_step" in (item.extra or {})}
+    assert explorers == {False: set(), True: {"explore-1", "explore-2"}}  # those of earlier rounds stay
 
 
 @pytest.mark.parametrize("off", ["cloning", "contrast"])

@@ -60,6 +60,23 @@ def test_splitting_a_step_into_micro_batches_changes_nothing(trajectories, tiny,
     assert whole == pytest.approx(split, rel=1e-3)
 
 
+def test_of_an_episode_taken_up_again_only_what_came_of_it_is_trained(trajectories, tiny, tmp_path):
+    whole = max(trajectories, key=lambda item: len(item.steps))
+    again = replace(whole, extra={"retried_step": len(whole.steps) - 1})
+    last = replace(whole, steps=whole.steps[-1:])
+    scored, seen = {}, {}
+    for name, item in (("whole", whole), ("again", again), ("last", last)):
+        log: list[dict] = []
+        checkpoint = train_sft([item], tiny, replace(CONFIG, epochs=1), tmp_path / name, log=log.append)
+        scored[name], seen[name] = log[0]["train/scored_tokens"], read_checkpoint(checkpoint)["data_digest"]
+    assert len(whole.steps) > 1 and scored["again"] == scored["last"] < scored["whole"]
+    assert seen["again"] != seen["whole"]  # or a training of the one would be taken for one of the other
+    first = replace(whole, extra={"retried_step": 0})
+    log = []
+    train_sft([first], tiny, replace(CONFIG, epochs=1), tmp_path / "first", log=log.append)
+    assert log[0]["train/scored_tokens"] == scored["whole"]
+
+
 def test_activation_checkpointing_changes_nothing(trajectories, tiny, tmp_path):
     configs = [replace(CONFIG, epochs=1, activation_checkpointing=on) for on in (False, True)]
     results = [weights(train_sft(trajectories, tiny, config, tmp_path / str(n))) for n, config in enumerate(configs)]
