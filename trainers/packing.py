@@ -175,12 +175,9 @@ def segment_attention(
     if segment_map is None and not special:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     _refuse_unknown(module, options)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     rule = _Rule(*(options.get(name) for name in ("scaling", "sliding_window", "softcap", "s_aux", "dropout")))
     if segment_map is None:
-        output = _one_conversation(query, key, value, attention_mask, rule)
+        output = _one_conversation(query, *_per_query(query, key, value), attention_mask, rule)
     else:
         output = _tree(query, key, value, segment_map, rule)
     return output.transpose(1, 2).contiguous(), None
@@ -225,7 +222,14 @@ def _tree(query: Tensor, key: Tensor, value: Tensor, segment_map: SegmentMap, ru
     all_in_sight = rule.window is None or segment_map.longest <= rule.window
     if all_in_sight and not rule.dropout and not rule.special and fused_kernel_fits(query):
         return span_attention(query, key, value, segment_map.spans, rule.scale)
+    key, value = _per_query(query, key, value)
     return torch.cat([_segment(query, key, value, own, above, rule) for own, above in segment_map.spans], 2)
+
+
+def _per_query(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with a head for each of the queries'."""
+    groups = query.shape[1] // key.shape[1]
+    return (key, value) if groups == 1 else (key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
 
 
 def _segment(query: Tensor, key: Tensor, value: Tensor, own: Span, above: Sequence[Span], rule: _Rule) -> Tensor:

@@ -35,8 +35,8 @@ def span_attention(
 
     Args:
         query: (1, H, T, D).
-        key: (1, H, T, D).
-        value: (1, H, T, D).
+        key: (1, H_kv, T, D), where H_kv divides H: each serves as many queries' heads in a row.
+        value: (1, H_kv, T, D).
         segments: (own columns, columns of each stretch above) for each segment; together they cover the row.
         scale: factor of the scores; ``1 / sqrt(D)`` if None.
 
@@ -51,7 +51,10 @@ class _SpanAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, segments: Sequence[Any], scale: float | None
     ) -> Tensor:
-        output = torch.empty_like(query)
+        kept = query, key, value
+        key, value = (_spread(one, query) for one in (key, value))
+        # laid out as the next layer reads it, which then keeps this very memory and no copy
+        output = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)
         row_sums = query.new_empty(
             query.shape[:3], dtype=torch.float64 if query.dtype == torch.float64 else torch.float32
         )
@@ -65,13 +68,14 @@ class _SpanAttention(torch.autograd.Function):
                 sums = joined
             _cut(output, own).copy_(found)
             row_sums[:, :, own[0] : own[1]] = sums
-        ctx.save_for_backward(query, key, value, output, row_sums)
+        ctx.save_for_backward(*kept, output, row_sums)
         ctx.segments, ctx.scale = segments, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, output, row_sums = ctx.saved_tensors
+        query, *kept, output, row_sums = ctx.saved_tensors
+        key, value = (_spread(one, query) for one in kept)
         d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
         for own, above in ctx.segments:
             gradient, asked, found = (_cut(one, own).contiguous() for one in (gradients[0], query, output))
@@ -84,7 +88,19 @@ class _SpanAttention(torch.autograd.Function):
                 _cut(d_query, own).add_(parts[0])
                 _cut(d_key, span).add_(parts[1])
                 _cut(d_value, span).add_(parts[2])
+        d_key, d_value = (_gathered(one, kept[0]) for one in (d_key, d_value))
         return d_query, d_key, d_value, None, None
+
+
+def _spread(rows: Tensor, query: Tensor) -> Tensor:
+    """Keys or values, each head as often as queries' heads share it."""
+    groups = query.shape[1] // rows.shape[1]
+    return rows if groups == 1 else rows.repeat_interleave(groups, 1)
+
+
+def _gathered(gradient: Tensor, rows: Tensor) -> Tensor:
+    """The gradient of `_spread`."""
+    return gradient.unflatten(1, (rows.shape[1], -1)).sum(2)
 
 
 def explicit_attention(

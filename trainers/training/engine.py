@@ -21,6 +21,7 @@ from trainers import distributed
 from trainers.batches import collate, to_device
 from trainers.models.folded import fold_adapters
 from trainers.models.loading import causal_lm, context_length
+from trainers.models.remade import remake_activations
 from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
 from trainers.tokenization import Encoded
@@ -176,6 +177,9 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
         _check_without_chance(model)
     if distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
         fold_adapters(model)
+        if not config.activation_checkpointing:  # which keeps less yet
+            return_freed_memory(_layers(plain))
+            remake_activations(_layers(plain))
     return packed
 
 

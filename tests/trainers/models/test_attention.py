@@ -39,6 +39,21 @@ def test_it_equals_attention_with_a_mask(tensors, scale):
         assert torch.allclose(one, other, rtol=0, atol=tolerance)
 
 
+def test_heads_of_queries_may_share_keys_and_values():
+    generator = torch.Generator().manual_seed(2)
+    query, key, value, weight = (
+        torch.randn(1, heads, 23, 8, generator=generator).double().requires_grad_() for heads in (6, 2, 2, 6)
+    )
+    results = []
+    for shared in (True, False):
+        told = [key, value] if shared else [one.repeat_interleave(3, 1) for one in (key, value)]
+        output = span_attention(query, *told, SEGMENTS)
+        results.append([output, *torch.autograd.grad((output * weight).sum(), [query, key, value])])
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+    assert results[0][0].transpose(1, 2).is_contiguous()  # the next layer keeps this memory and no copy of it
+
+
 def test_its_gradient_agrees_with_finite_differences():
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randn(1, 1, 23, 4, generator=generator).double().requires_grad_() for _ in range(3)]

@@ -1,0 +1,174 @@
+"""Activations that are cheap to make again are made again for the backward pass, and not kept.
+
+A linear layer keeps its input for the gradient of its weights or of its adapter. Where that input came out of
+element-wise work on tensors that are kept anyway, a norm of x or act(g) ⊙ u in a gated MLP, it is dropped after the
+layer, and made again when its gradient is due. No product is computed twice, unlike in full activation checkpointing
+(selective recomputation: Korthikanti et al., 2022, arXiv 2205.05198). The same operations on the same tensors: the
+numbers are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+Make = Callable[[], Tensor]
+
+
+class Recipe(NamedTuple):
+    """Stands for a tensor that was not kept."""
+
+    make: Make
+    shape: torch.Size
+
+
+class Remade:
+    """What one layer returned in its forward pass and can make again.
+
+    While the layer runs it holds the tensors themselves, so that none can be taken for another one at the same address.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, Make]] = {}
+        self._last: tuple[Make, Tensor] | None = None
+
+    def remember(self, made: Tensor, make: Make) -> None:
+        """``make()`` gives ``made`` again."""
+        if made.is_contiguous():
+            self._known[made.data_ptr()] = made, make
+
+    def forget(self) -> None:
+        """The layer has run: from here on, only recipes are left."""
+        self._known.clear()
+
+    def pack(self, tensor: Tensor) -> Tensor | Recipe:
+        """What autograd keeps of a tensor."""
+        made, make = self._known.get(tensor.data_ptr(), (None, None))
+        if made is None or make is None or not _same(made, tensor):
+            return tensor
+        return Recipe(make, tensor.shape)
+
+    def unpack(self, kept: Tensor | Recipe) -> Tensor:
+        """The tensor again; the last one is at hand, for query, key and value read one and the same."""
+        if isinstance(kept, Tensor):
+            return kept
+        if self._last is None or self._last[0] is not kept.make:
+            with torch.no_grad():
+                self._last = kept.make, kept.make()
+        return self._last[1].view(kept.shape)
+
+
+def _same(made: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor at the same address is all of ``made``, in whatever shape."""
+    return tensor.numel() == made.numel() and tensor.dtype == made.dtype and tensor.is_contiguous()
+
+
+_running: ContextVar[Remade | None] = ContextVar("running", default=None)
+
+
+def remake_activations(layers: list[torch.nn.Module]) -> int:
+    """Have decoder layers drop what their norms and gated MLPs return; returns how many such modules there are.
+
+    Without gradients, and under autocast, a layer runs as ever.
+    """
+    count = 0
+    for layer in layers:
+        if isinstance(vars(layer).get("forward"), MethodType):
+            continue  # it does already, or is somebody else's by now
+        norms = [module for module in layer.modules() if type(module).__name__.endswith("Norm")]
+        gated = [module for module in layer.modules() if _is_gated(module)]
+        for norm in norms:
+            norm.register_forward_hook(_remember_norm)
+        for mlp in gated:
+            mlp.forward = MethodType(_gated_forward, mlp)  # type: ignore[method-assign]
+        layer.forward = MethodType(_layer_forward, layer)  # type: ignore[method-assign]
+        count += len(norms) + len(gated)
+    return count
+
+
+def _layer_forward(layer: Any, *arguments: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        return type(layer).forward(layer, *arguments, **options)
+    remade = Remade()
+    token = _running.set(remade)
+    try:
+        with saved_tensors_hooks(remade.pack, remade.unpack):
+            return type(layer).forward(layer, *arguments, **options)
+    finally:
+        _running.reset(token)
+        remade.forget()
+
+
+def _remember_norm(norm: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    remade = _running.get()
+    if remade is not None and len(inputs) == 1 and isinstance(output, Tensor):
+        x = inputs[0].detach()
+        remade.remember(output, lambda: norm(x))
+
+
+# ---- gated MLPs ---------------------------------------------------------------------------------
+_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
+
+
+def _is_gated(module: torch.nn.Module) -> bool:
+    """Whether a module is y = down(act(gate(x)) ⊙ up(x)) and nothing else, as a few rows through it show."""
+    if "forward" in vars(module) or not all(callable(getattr(module, part, None)) for part in _PARTS):
+        return False
+    weight = next(module.gate_proj.parameters())  # type: ignore[union-attr]
+    width = getattr(module.gate_proj, "in_features", 0)
+    if not isinstance(width, int) or not width or weight.device.type == "meta":
+        return False
+    x = torch.linspace(-1.0, 1.0, 2 * width, dtype=torch.float32).view(1, 2, width)
+    x = x.to(weight.device, weight.dtype if weight.is_floating_point() else torch.float32)
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            return torch.equal(module(x), _gated(module, x))
+    finally:
+        module.train(training)
+
+
+def _gated(mlp: Any, x: Tensor) -> Tensor:
+    return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))  # type: ignore[no-any-return]
+
+
+def _gated_forward(mlp: Any, x: Tensor) -> Tensor:
+    remade = _running.get()
+    if remade is None:
+        return _gated(mlp, x)
+    gate, up, act = mlp.gate_proj(x), mlp.up_proj(x), mlp.act_fn
+    product = GatedProduct.apply(gate, up, act)
+    one, other = gate.detach(), up.detach()
+    remade.remember(product, lambda: act(one) * other)
+    return mlp.down_proj(product)  # type: ignore[no-any-return]
+
+
+class GatedProduct(torch.autograd.Function):
+    """act(g) ⊙ u and its gradients, of which g and u alone are kept.
+
+    g, u: of one shape; act: element-wise (Shazeer, 2020, arXiv 2002.05202).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        """See the class."""
+        ctx.save_for_backward(gate, up)
+        ctx.act = act
+        return act(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """With d = dL/dy: dg = act'(g) ⊙ (d ⊙ u) and du = d ⊙ act(g)."""
+        gate, up = ctx.saved_tensors
+        with torch.enable_grad():
+            gate = gate.detach().requires_grad_()
+            opened = ctx.act(gate)
+        (d_gate,) = torch.autograd.grad(opened, gate, gradients[0] * up)
+        return d_gate, gradients[0] * opened.detach(), None
