@@ -85,9 +85,16 @@ def items_of_step(size: int, step: int, config: OptimizerConfig) -> list[int]:
     return order[place * config.batch_size : (place + 1) * config.batch_size]
 
 
+_ROUNDING = 1e-9
+
+
 def best_probe(probes: Sequence[Mapping[str, Any]], metric: str) -> int:
-    """Place of the highest value of ``metric`` among probes, of equals the latest; NaN is below every number."""
-    return max(range(len(probes)), key=lambda place: (_score(probes[place][metric]), place))
+    """Place of the highest value of ``metric`` among probes, of equals the latest; NaN is below every number.
+
+    Means of the same scores, added up in another order, differ in their last digit and are equal.
+    """
+    scores = [_score(probe[metric]) for probe in probes]
+    return max(place for place, score in enumerate(scores) if score >= max(scores) - _ROUNDING)
 
 
 def stopped_early(probes: Sequence[Mapping[str, Any]], config: OptimizerConfig, steps: int) -> str:

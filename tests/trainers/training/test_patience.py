@@ -48,6 +48,8 @@ def test_the_reason_is_said_in_words_and_the_end_is_no_early_stop():
     assert said == "at step 20 of 40: 2 probes in a row brought no new best x (0.5 at step 10)"
     assert stopped_early(probes(0.25, 0.5, 0.0, 0.25), config, 20) == ""
     assert best_probe(probes(0.5, 0.2, 0.5, 0.1), "x") == 2
+    assert best_probe(probes(0.7074999999999997, 0.7, 0.7074999999999996), "x") == 2  # of one mean, in another order
+    assert best_probe(probes(math.nan, math.nan), "x") == 1
 
 
 def test_cloning_stops_after_its_patience_with_the_best_weights(trajectories, tiny, tmp_path, caplog):
