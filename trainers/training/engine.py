@@ -177,7 +177,7 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
         _check_without_chance(model)
     if distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
         fold_adapters(model)
-        if not config.activation_checkpointing:  # which keeps less yet
+        if config.remake_activations and not config.activation_checkpointing:
             return_freed_memory(_layers(plain))
             remake_activations(_layers(plain))
     return packed

@@ -84,6 +84,12 @@ def test_activation_checkpointing_changes_nothing(trajectories, tiny, tmp_path):
         assert torch.allclose(value, results[1][name], atol=1e-4), name
 
 
+def test_making_activations_again_changes_nothing(trajectories, tiny, tmp_path):
+    configs = [replace(CONFIG, epochs=1, remake_activations=on) for on in (False, True)]
+    results = [weights(train_sft(trajectories, tiny, config, tmp_path / str(n))) for n, config in enumerate(configs)]
+    assert same(*results)
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights_and_numbers(trajectories, tiny, tmp_path, monkeypatch):
     tiny = replace(tiny, lora=replace(tiny.lora, dropout=0.2))
     straight: list[dict] = []
