@@ -1,6 +1,6 @@
 """All methods on WebShop's built-in data with SmolLM2-135M: one protocol, one start, one table.
 
-    python benchmarks/methods.py --budget small --folder runs/methods      # about 11 hours a seed on one core
+    python benchmarks/methods.py --budget small --folder runs/methods      # about 13 hours a seed on one core
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --table                    # the table from what is finished

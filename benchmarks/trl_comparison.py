@@ -10,7 +10,8 @@ stands in the result as ``first_cpu``). The ways take turns, ``--rounds`` times,
 * trl-live: TRL as it comes, the reference computed in every step, activation checkpointing on (its default);
 * trl-precomputed: TRL at its best in time: reference computed once, no checkpointing;
 * trl-lean: TRL at its best in memory: reference computed once, checkpointing on;
-* ours, ours-lean: this project's trainer without and with activation checkpointing (which returns freed memory too).
+* ours, ours-remade, ours-lean: this project's trainer as it comes, with `remake_activations`, and with
+  `activation_checkpointing` (both return freed memory too).
 
 All run in float32, which is faster than bfloat16 on a CPU without AMX. A reference that is computed once is counted
 over two epochs: half of its time is added to a step. TRL trains on observation tokens too (it has no mask for them
@@ -37,7 +38,7 @@ from icto_gym.files import read_json, write_json
 from trainers.records import PreferencePair
 
 RESULT = Path(__file__).parent / "results" / "trl_comparison.json"
-WAYS = ("trl-live", "trl-precomputed", "trl-lean", "ours", "ours-lean")
+WAYS = ("trl-live", "trl-precomputed", "trl-lean", "ours", "ours-remade", "ours-lean")
 WORDS = [
     "red",
     "blue",
@@ -97,7 +98,7 @@ class Clock:
         self.cpu, self.wall = time.process_time() - self.begin[0], time.monotonic() - self.begin[1]
 
 
-def run_ours(pairs: list[PreferencePair], weights: str, *, lean: bool) -> dict[str, Any]:
+def run_ours(pairs: list[PreferencePair], weights: str, *, lean: bool, remade: bool) -> dict[str, Any]:
     """Two optimiser steps of this project's trainer, its reference timed apart."""
     from trainers.models import LoRAConfig, ModelConfig
     from trainers.models.loading import load_model
@@ -108,7 +109,7 @@ def run_ours(pairs: list[PreferencePair], weights: str, *, lean: bool) -> dict[s
 
     lora = LoRAConfig(r=16, alpha=32) if weights == "lora" else None
     loaded = load_model(ModelConfig(lora=lora), trainable=True)
-    config = DPOConfig(sft_weight=0.0, batch_size=len(pairs), activation_checkpointing=lean)
+    config = DPOConfig(sft_weight=0.0, batch_size=len(pairs), activation_checkpointing=lean, remake_activations=remade)
     plan = PairPlan.make(loaded.tokenizer, pairs, config)
     plan.packed = prepare(loaded.model, config, dropout=False)
     with Clock() as reference, tempfile.TemporaryDirectory() as folder:
@@ -174,7 +175,7 @@ def measure(kind: str, weights: str, way: str, scale: float, count: int) -> dict
     """One measurement, in this process."""
     pairs = make_pairs(kind, count, scale)
     if way.startswith("ours"):
-        found = run_ours(pairs, weights, lean=way == "ours-lean")
+        found = run_ours(pairs, weights, lean=way == "ours-lean", remade=way == "ours-remade")
     else:
         found = run_trl(pairs, weights, live=way == "trl-live", checkpointing=way != "trl-precomputed")
     (first, second), reference = found["steps"], found["reference"]

@@ -9,7 +9,7 @@ numbers are the same to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import MethodType
 from typing import Any, NamedTuple
@@ -72,24 +72,27 @@ def _same(made: Tensor, tensor: Tensor) -> bool:
 _running: ContextVar[Remade | None] = ContextVar("running", default=None)
 
 
-def remake_activations(layers: list[torch.nn.Module]) -> int:
-    """Have decoder layers drop what their norms and gated MLPs return; returns how many such modules there are.
+def remake_activations(layers: Iterable[torch.nn.Module]) -> int:
+    """Have decoder layers drop what their norms and gated MLPs return; returns how many layers now do.
 
-    Without gradients, and under autocast, a layer runs as ever.
+    Without gradients, and under autocast, a layer runs as ever. One whose ``forward`` was replaced (by offloading, say)
+    stays as it is.
     """
-    count = 0
-    for layer in layers:
-        if isinstance(vars(layer).get("forward"), MethodType):
-            continue  # it does already, or is somebody else's by now
-        norms = [module for module in layer.modules() if type(module).__name__.endswith("Norm")]
-        gated = [module for module in layer.modules() if _is_gated(module)]
-        for norm in norms:
-            norm.register_forward_hook(_remember_norm)
-        for mlp in gated:
-            mlp.forward = MethodType(_gated_forward, mlp)  # type: ignore[method-assign]
+    return sum([_remake(layer) for layer in layers])
+
+
+def _remake(layer: torch.nn.Module) -> bool:
+    if "forward" in vars(layer):
+        return getattr(vars(layer)["forward"], "__func__", None) is _layer_forward
+    norms = [module for module in layer.modules() if type(module).__name__.endswith("Norm")]
+    gated = [module for module in layer.modules() if _is_gated(module)]
+    for norm in norms:
+        norm.register_forward_hook(_remember_norm)
+    for mlp in gated:
+        mlp.forward = MethodType(_gated_forward, mlp)  # type: ignore[method-assign]
+    if norms or gated:
         layer.forward = MethodType(_layer_forward, layer)  # type: ignore[method-assign]
-        count += len(norms) + len(gated)
-    return count
+    return bool(norms or gated)
 
 
 def _layer_forward(layer: Any, *arguments: Any, **options: Any) -> Any:

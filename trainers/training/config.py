@@ -44,7 +44,7 @@ class OptimizerConfig:
     more time."""
     remake_activations: bool = False
     """Compute twice only what costs no matrix product (norms, gated products), and return freed memory as it goes: half
-    to three fifths of the memory for a fifth more time. No effect beside `activation_checkpointing`."""
+    to three fifths of the memory for a fifth more time. For the local engine; not beside `activation_checkpointing`."""
     save_every: int = 20
     """Optimiser steps between savings of the state from which a killed training resumes."""
     probe_every: int = 0
@@ -71,6 +71,11 @@ class OptimizerConfig:
         for name in ("weight_decay", "max_grad_norm", "probe_every", "patience"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must not be below 0.")
+        if self.remake_activations and self.activation_checkpointing:
+            raise ConfigError(
+                "remake_activations and activation_checkpointing are both on, but the second makes all activations "
+                "again. Leave one of them on."
+            )
         if self.patience and not self.probe_every:
             raise ConfigError(
                 f"patience is {self.patience}, but probe_every is 0: the one probe comes at the end, when there is "

@@ -177,10 +177,28 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
         _check_without_chance(model)
     if distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
         fold_adapters(model)
-        if config.remake_activations and not config.activation_checkpointing:
-            return_freed_memory(_layers(plain))
-            remake_activations(_layers(plain))
+    if config.remake_activations:
+        _remake_activations(plain)
     return packed
+
+
+def _remake_activations(model: Any) -> None:
+    """Have the model keep less.
+
+    Raises:
+        ConfigError: where it would change nothing, or cannot be done.
+    """
+    if distributed.engine().engine != "local":  # a norm whose weights are split cannot run in between
+        raise ConfigError(
+            f"remake_activations is on, but the engine is {distributed.engine().engine!r}, and it works with 'local' "
+            "alone. Set activation_checkpointing in its place."
+        )
+    if not remake_activations(layers := _layers(model)):
+        raise ConfigError(
+            f"remake_activations is on, but no layer of {type(model).__name__} has a norm or a gated MLP that is "
+            "known here. Set activation_checkpointing in its place."
+        )
+    return_freed_memory(layers)
 
 
 def _checkpoint_activations(model: Any) -> None:

@@ -34,6 +34,7 @@ from trainers.training.config import OptimizerConfig
 from trainers.training.engine import Engine
 
 logger = logging.getLogger(__name__)
+_ROUNDING = 1e-9
 Log = Callable[[Mapping[str, Any]], None]
 """Called with one record per optimiser step. Its ``step`` counts from 1 (0: what was measured before training).
 After a resumption the steps since the last saved state come again, with the same numbers: keep one line per step."""
@@ -83,9 +84,6 @@ def items_of_step(size: int, step: int, config: OptimizerConfig) -> list[int]:
     order = list(range(size))
     random.Random(f"{config.seed}/{epoch}").shuffle(order)
     return order[place * config.batch_size : (place + 1) * config.batch_size]
-
-
-_ROUNDING = 1e-9
 
 
 def best_probe(probes: Sequence[Mapping[str, Any]], metric: str) -> int:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from icto_gym.errors import ConfigError, DataError
+from trainers.distributed import EngineConfig
 from trainers.models.loading import load_model
 from trainers.models.tiny import tiny_model
 from trainers.training.checkpoint import TrainingError, load_state, save_state
@@ -200,3 +201,17 @@ def test_weights_that_the_last_step_broke_are_not_kept(tmp_path):
     one.module.weight.data[0, 0] = float("inf")
     with pytest.raises(TrainingError, match=r"1 of 2 trained tensors, weight among them"):
         _keep(one, tmp_path / "checkpoint", {}, lambda *_: pytest.fail("was saved"))
+
+
+def test_making_activations_again_is_refused_where_it_would_not_be_done(monkeypatch):
+    config = OptimizerConfig(remake_activations=True)
+    with pytest.raises(ConfigError, match=r"both on.*Leave one"):
+        OptimizerConfig(remake_activations=True, activation_checkpointing=True)
+    model = tiny_model()
+    for layer in model.model.layers:
+        layer.forward = layer.forward  # as offloading would stand in its place
+    with pytest.raises(ConfigError, match="no layer of LlamaForCausalLM"):
+        prepare(model, config, dropout=False)
+    monkeypatch.setattr("trainers.distributed.engine", lambda: EngineConfig("deepspeed", "zero2"))
+    with pytest.raises(ConfigError, match="the engine is 'deepspeed'"):
+        prepare(tiny_model(), config, dropout=False)
