@@ -44,7 +44,7 @@ class OptimizerConfig:
     more time."""
     remake_activations: bool = False
     """Compute twice only what costs no matrix product (norms, gated products), and return freed memory as it goes: half
-    to three fifths of the memory for a fifth more time. For the local engine; not beside `activation_checkpointing`."""
+    to three fifths of the memory for a tenth more time. For the local engine; not beside `activation_checkpointing`."""
     save_every: int = 20
     """Optimiser steps between savings of the state from which a killed training resumes."""
     probe_every: int = 0
