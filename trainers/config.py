@@ -265,9 +265,13 @@ MACHINE: Mapping[str, Any] = {"machine": True}
 """Metadata of a field that says how the machine is used and decides no result, so that a run may go on with another."""
 
 
-def decides(field: dataclasses.Field[Any]) -> bool:
-    """Whether results depend on a field; see `MACHINE`."""
-    return not field.metadata.get("machine")
+LATER: Mapping[str, Any] = {"later": True}
+"""Metadata of a field that came later and whose default is what was done before: a run begun without it goes on."""
+
+
+def decides(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether results depend on a field's value, beside what versions without the field did; see `MACHINE`, `LATER`."""
+    return not field.metadata.get("machine") and not (field.metadata.get("later") and value == field.default)
 
 
 def deciding(config: Any, values: Any) -> Any:
@@ -278,7 +282,7 @@ def deciding(config: Any, values: Any) -> Any:
     return {
         key: deciding(getattr(config, key, None), value)
         for key, value in values.items()
-        if key not in known or decides(known[key])
+        if key not in known or decides(known[key], value)
     }
 
 

@@ -26,8 +26,8 @@ def _digestible(value: Any) -> Any:
     if isinstance(value, Path):
         return _path_digest(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        deciders = filter(decides, dataclasses.fields(value))
-        return {field.name: _digestible(getattr(value, field.name)) for field in deciders}
+        held = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: _digestible(item) for field, item in held.items() if decides(field, item)}
     if isinstance(value, Mapping):
         return {str(key): _digestible(item) for key, item in value.items()}
     return [_digestible(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from icto_gym.errors import ConfigError, DataError
+from trainers.config import LATER, MACHINE
 from trainers.digests import digest
 from trainers.runs import Run, RunError
 
@@ -116,6 +117,20 @@ def test_a_changed_config_is_refused_with_every_difference(run):
         run.save_config(Settings(), "bc")
     run.save_config(Settings(beta=0.2), "icto", force=True)
     run.save_config(Settings(beta=0.2), "icto")
+
+
+@dataclass(frozen=True)
+class LaterSettings(Settings):
+    workers: int = field(default=1, metadata=MACHINE)
+    shape: str | None = field(default=None, metadata=LATER)
+
+
+def test_a_setting_that_a_later_version_added_changes_nothing_at_its_default(run):
+    run.save_config(Settings(), "icto")
+    run.save_config(LaterSettings(workers=4), "icto")
+    with pytest.raises(ConfigError, match=r"shape: '\(absent\)' -> 'new'"):
+        run.save_config(LaterSettings(shape="new"), "icto")
+    assert digest(LaterSettings()) == digest(Settings()) != digest(LaterSettings(shape="new"))
 
 
 def test_a_step_is_logged_once_even_after_a_resume(tmp_path):

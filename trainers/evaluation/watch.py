@@ -30,7 +30,8 @@ class Watch:
             from trainers.models.loading import merged_for_generation
             from trainers.policies.hf import HFPolicy
 
-            with merged_for_generation(model) as merged:
-                yield HFPolicy(merged, tokenizer, name="probe", marker=marker, **asdict(self.acting))
+            acting = asdict(self.acting)
+            with merged_for_generation(model, acting.pop("dtype")) as merged:
+                yield HFPolicy(merged, tokenizer, name="probe", marker=marker, **acting)
 
         return make_probe(self.environment, self.probe, playing)

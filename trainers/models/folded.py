@@ -24,29 +24,37 @@ def fold_adapters(model: torch.nn.Module) -> int:
     A layer decides at every call: with its adapter off or merged, without gradients, with dropout, or under autocast it
     computes as peft does. Only float32 weights are folded, for in 16 bits W' would lose small changes.
     """
-    if not any(hasattr(layer, "lora_A") for layer in model.modules()):
-        return 0  # peft may not even be installed
-    from peft.tuners.lora.layer import Linear
-
-    layers = [layer for layer in model.modules() if type(layer) is Linear and _plain(layer)]
+    layers = plain_adapters(model)
     for layer in layers:
-        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+        layer.forward = MethodType(_forward, layer)
     return len(layers)
 
 
+def plain_adapters(model: torch.nn.Module) -> list[Any]:
+    """The LoRA layers of which y = x (W + s B A)ᵀ + b, with W and b frozen and all in float32, is the whole."""
+    if not any(hasattr(layer, "lora_A") for layer in model.modules()):
+        return []  # peft may not even be installed
+    from peft.tuners.lora.layer import Linear
+
+    return [layer for layer in model.modules() if type(layer) is Linear and _plain(layer)]
+
+
 def _plain(layer: Any) -> bool:
-    """Whether y = x (W + s B A)ᵀ + b, with W and b frozen, is all that this layer is."""
     base = layer.get_base_layer()
     learned = [*layer.lora_A.values(), *layer.lora_B.values()]
     return (
-        type(base) is torch.nn.Linear
+        all(whole(part) for part in (base, *learned))
         and not any(parameter.requires_grad for parameter in base.parameters())
-        and all(type(part) is torch.nn.Linear and part.bias is None for part in learned)
-        and all(part.weight.dtype == torch.float32 for part in (base, *learned))
-        and not any(_watched(part) for part in (layer, base, *learned))
+        and all(part.bias is None for part in learned)
+        and not _watched(layer)
         and not layer.lora_variant
         and not layer.fan_in_fan_out
     )
+
+
+def whole(layer: torch.nn.Module) -> bool:
+    """Whether y = x Wᵀ + b with W in float32 is all that this layer is, and no one hangs on its being called."""
+    return type(layer) is torch.nn.Linear and layer.weight.dtype == torch.float32 and not _watched(layer)
 
 
 def _watched(part: torch.nn.Module) -> bool:
@@ -55,20 +63,26 @@ def _watched(part: torch.nn.Module) -> bool:
 
 
 def _forward(layer: Any, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-    adapters = [name for name in layer.active_adapters if name in layer.lora_A]
-    if len(adapters) != 1 or arguments or options or not _worthwhile(layer, x, adapters[0]):
+    name = adapter_of(layer)
+    if name is None or arguments or options or not _worthwhile(x):
         return type(layer).forward(layer, x, *arguments, **options)  # type: ignore[no-any-return]
-    name, base = adapters[0], layer.get_base_layer()
+    base = layer.get_base_layer()
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
     return FoldedLinear.apply(x, base.weight, base.bias, down, up, layer.scaling[name])  # type: ignore[no-any-return]
 
 
-def _worthwhile(layer: Any, x: Tensor, adapter: str) -> bool:
-    dropout = layer.lora_dropout[adapter]
-    drops = layer.training and getattr(dropout, "p", 0.0) > 0
+def adapter_of(layer: Any) -> str | None:
+    """The one adapter that a layer adds now; None where there is none or another number, or where it has dropout."""
+    adapters = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(adapters) != 1 or layer.disable_adapters or layer.merged:
+        return None
+    drops = layer.training and getattr(layer.lora_dropout[adapters[0]], "p", 0.0) > 0
+    return None if drops else adapters[0]
+
+
+def _worthwhile(x: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
-        and not (layer.disable_adapters or layer.merged or drops)
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled(x.device.type)
         and x.numel() // x.shape[-1] >= FEWEST_TOKENS

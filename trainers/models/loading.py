@@ -113,25 +113,43 @@ def context_length(model: Any) -> int | None:
     return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None) or None
 
 
+def cast_weights(model: Any, dtype: str | None) -> Any:
+    """The model, its weights put into another precision (None: left as they are).
+
+    Buffers keep theirs: among them are the frequencies of rotary positions, which 8 bits would blur.
+
+    Raises:
+        ConfigError: the weights are quantised.
+    """
+    import torch
+
+    for weight in model.parameters() if dtype else ():
+        if not weight.is_floating_point():
+            raise ConfigError(f"acting.dtype is {dtype!r}, but quantised weights cannot be cast. Leave it out.")
+        weight.data = weight.data.to(getattr(torch, str(dtype)))
+    return model
+
+
 @contextmanager
-def merged_for_generation(model: Any) -> Iterator[Any]:
-    """Fold the adapter into the weights while the block runs, then put the very same weights back.
+def merged_for_generation(model: Any, dtype: str | None = None) -> Iterator[Any]:
+    """Fold the adapter into the weights, in another precision if asked, while the block runs; then put the very same
+    weights back.
 
     Subtracting the adapter again, as peft's own unmerge does, would leave rounding errors in weights that must not
     change.
     """
     layers = _adapter_layers(model) if is_adapted(model) else []
-    kept = [layer.get_base_layer().weight.data for layer in layers]
+    exact = [(weight, weight.data) for weight in model.parameters() if weight.is_floating_point()]
     training = model.training
     try:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight.clone()
+        for layer in layers:
+            layer.get_base_layer().weight.data = layer.get_base_layer().weight.data.clone()
             layer.merge()
-        model.eval()
-        yield model
+        yield cast_weights(model, dtype).eval()
     finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight
+        for weight, values in exact:
+            weight.data = values
+        for layer in layers:
             layer.merged_adapters.clear()
         model.train(training)
 

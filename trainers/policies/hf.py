@@ -14,7 +14,8 @@ import torch
 from icto_gym.dialogue import OMITTED, Message
 from icto_gym.errors import ConfigError, check_name
 from trainers.markers import Marker, start_markers
-from trainers.models.loading import causal_lm, load_model
+from trainers.models.config import DTYPES
+from trainers.models.loading import cast_weights, causal_lm, load_model
 from trainers.policies.base import Turn, Usage
 from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
 from trainers.policies.ragged import CachedEngine, reproduces
@@ -92,17 +93,21 @@ class HFPolicy:
             self._engine = self._caching_engine(cache_bytes) or self._engine
 
     @classmethod
-    def load(cls, source: str, *, name: str | None = None, **options: Any) -> HFPolicy:
+    def load(cls, source: str, *, name: str | None = None, dtype: str | None = None, **options: Any) -> HFPolicy:
         """Load a model by name or from a checkpoint folder.
 
         Args:
             source: what `trainers.models.loading.load_model` takes.
             name: who acts; default: the model's name, or the checkpoint folder's.
+            dtype: precision in which it plays; default: that of its weights.
             options: those of the constructor.
         """
         for option in options:
-            check_name(option, list(inspect.signature(cls).parameters)[3:], "option of policy 'hf'")
+            check_name(option, [*list(inspect.signature(cls).parameters)[3:], "dtype"], "option of policy 'hf'")
+        if dtype is not None:
+            check_name(dtype, DTYPES, "dtype of policy 'hf'")
         loaded = load_model(source)
+        cast_weights(loaded.model, dtype)
         markers = start_markers(source)
         if markers is not None and "marker" not in options:
             options["marker"] = markers.best

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers.config import MACHINE, at_least, check_score
+from icto_gym.errors import check_name
+from trainers.config import LATER, MACHINE, at_least, check_score
 from trainers.digests import digest
-from trainers.models.config import ModelConfig
+from trainers.models.config import DTYPES, ModelConfig
 from trainers.policies import Policy, make_policy, note_recipe
 
 Start = Path | ModelConfig
@@ -25,6 +26,13 @@ class ActingConfig:
     """Longest response, in tokens."""
     batch_size: int = field(default=32, metadata=MACHINE)
     """Conversations computed together; results do not depend on it."""
+    dtype: str | None = field(default=None, metadata=LATER)
+    """Precision in which it plays; None: that of its weights. bfloat16 halves memory, and time where the hardware
+    multiplies in it (`icto doctor`)."""
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            check_name(self.dtype, DTYPES, "acting.dtype")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from trainers import distributed
 from trainers.batches import collate, to_device
 from trainers.models.folded import fold_adapters
 from trainers.models.loading import causal_lm, context_length
+from trainers.models.mixed import mix_precision
 from trainers.models.remade import remake_activations
 from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
@@ -175,11 +176,31 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
     if not dropout:
         _switch_dropout_off(model)
         _check_without_chance(model)
-    if distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
+    if config.mixed_precision is not None:
+        _mix_precision(model, config.mixed_precision)
+    elif distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
         fold_adapters(model)
     if config.remake_activations:
         _remake_activations(plain)
     return packed
+
+
+def _mix_precision(model: Any, dtype: str) -> None:
+    """Have the model multiply in ``dtype``.
+
+    Raises:
+        ConfigError: where it would change nothing, or cannot be done.
+    """
+    if distributed.engine().engine != "local":
+        raise ConfigError(
+            f"mixed_precision is {dtype!r}, but the engine is {distributed.engine().engine!r}, and it works with "
+            "'local' alone. Set model.dtype in its place; the engine keeps float32 copies of what it trains."
+        )
+    if not mix_precision(model, getattr(torch, dtype)):
+        raise ConfigError(
+            f"mixed_precision is {dtype!r}, but no linear layer of {type(causal_lm(model)).__name__} is in float32. "
+            "Leave mixed_precision out, or set model.dtype to 'float32'."
+        )
 
 
 def _remake_activations(model: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,6 +95,21 @@ def test_merging_for_generation_puts_back_the_very_same_weights():
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(model(IDS).logits, logits)
+
+
+@pytest.mark.parametrize("lora", [TINY.lora, None])
+def test_generation_in_another_precision_puts_back_the_very_same_weights(lora):
+    model = load_model(replace(TINY, lora=lora), trainable=True).model
+    disturb(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    logits = model(IDS).logits
+    with merged_for_generation(model, "bfloat16") as merged:
+        found = merged(IDS).logits
+        assert found.dtype == torch.bfloat16 and all(one.dtype == torch.float32 for one in merged.buffers())
+    assert 0 < float((found.float() - logits).abs().max()) < 0.1 * float(logits.abs().max())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model(IDS).logits, logits)
+    model(IDS).logits.sum().backward()
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):

@@ -60,6 +60,17 @@ def test_greedy_responses_are_those_of_transformers_generate():
     assert len(set(expected)) > 1
 
 
+def test_a_policy_plays_in_another_precision_if_asked():
+    half = make_policy("hf:tiny-random", dtype="bfloat16", max_new_tokens=24)
+    assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in half.model.buffers()} == {torch.float32}
+    assert half._engine is not None and all(half.act(turns()))
+    with pytest.raises(ConfigError, match="Did you mean 'bfloat16'"):
+        make_policy("hf:tiny-random", dtype="bfloat")
+    with pytest.raises(ConfigError, match="Did you mean 'dtype'"):
+        make_policy("hf:tiny-random", dtyp="bfloat16")
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_responses_do_not_depend_on_the_batch(temperature):
     asked = turns(temperature, 9)

@@ -215,3 +215,14 @@ def test_making_activations_again_is_refused_where_it_would_not_be_done(monkeypa
     monkeypatch.setattr("trainers.distributed.engine", lambda: EngineConfig("deepspeed", "zero2"))
     with pytest.raises(ConfigError, match="the engine is 'deepspeed'"):
         prepare(tiny_model(), config, dropout=False)
+
+
+def test_mixed_precision_is_refused_where_it_would_not_be_done(monkeypatch):
+    with pytest.raises(ConfigError, match=r"Unknown mixed_precision 'float16'"):
+        OptimizerConfig(mixed_precision="float16")
+    config = OptimizerConfig(mixed_precision="bfloat16")
+    with pytest.raises(ConfigError, match="no linear layer of LlamaForCausalLM is in float32"):
+        prepare(tiny_model().bfloat16(), config, dropout=False)
+    monkeypatch.setattr("trainers.distributed.engine", lambda: EngineConfig("deepspeed", "zero2"))
+    with pytest.raises(ConfigError, match="the engine is 'deepspeed'"):
+        prepare(tiny_model(), config, dropout=False)

@@ -90,6 +90,19 @@ def test_making_activations_again_changes_nothing(trajectories, tiny, tmp_path):
     assert same(*results)
 
 
+def test_products_in_bfloat16_train_nearly_the_same_weights(trajectories, tiny, tmp_path):
+    logs: dict[str | None, list[dict]] = {None: [], "bfloat16": []}
+    exact, mixed = (
+        weights(
+            train_sft(trajectories, tiny, replace(CONFIG, mixed_precision=dtype), tmp_path / str(dtype), log=log.append)
+        )
+        for dtype, log in logs.items()
+    )
+    assert not same(exact, mixed) and all(value.dtype == torch.float32 for value in mixed.values())
+    losses = [[line["train/loss"] for line in log] for log in logs.values()]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights_and_numbers(trajectories, tiny, tmp_path, monkeypatch):
     tiny = replace(tiny, lora=replace(tiny.lora, dropout=0.2))
     straight: list[dict] = []

@@ -1,0 +1,158 @@
+"""Products in bfloat16: near the numbers of float32, alike for policy and reference, and nowhere else."""
+
+from __future__ import annotations
+
+import copy
+from types import MethodType
+
+import pytest
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+
+from trainers.models.config import LoRAConfig, ModelConfig  # noqa: E402
+from trainers.models.folded import fold_adapters  # noqa: E402
+from trainers.models.loading import load_model, merged_for_generation  # noqa: E402
+from trainers.models.mixed import MixedAdapter, MixedLinear, mix_precision  # noqa: E402
+
+
+class Two(torch.nn.Module):
+    """Two layers, the second with a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(12, 20, bias=False), torch.nn.Linear(20, 8)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def adapted(**options):
+    """A model with an adapter that does something."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["first", "second"], **options)
+        model = peft.get_peft_model(Two(), config)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_()
+    return model.train()
+
+
+def full():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Two().train()
+
+
+def learned(model, x):
+    """Outputs, the gradient for the input, and those of the weights by name."""
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    y = model(x)
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(value.grad for value in model.parameters() if value.grad is not None)]
+
+
+def rounded(model):
+    """The same model computed by plain autograd: each frozen or full weight and its input rounded, then float32."""
+
+    def forward(layer, x):
+        y = (x.bfloat16() @ layer.weight.bfloat16().T).float()
+        return y if layer.bias is None else y + layer.bias
+
+    model = copy.deepcopy(model)
+    for name, layer in model.named_modules():
+        if type(layer) is torch.nn.Linear and "lora" not in name:
+            layer.forward = MethodType(forward, layer)
+    return model
+
+
+def assert_close(found, expected, tolerance):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - other).norm() / other.norm()) < tolerance
+
+
+ROWS = torch.randn(2, 9, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("make", [adapted, full])
+@pytest.mark.parametrize("shape", [(2, 9, 12), (18, 12)])
+def test_outputs_and_gradients_are_near_those_of_float32_and_those_of_rounded_products(make, shape):
+    model = make()
+    exact, by_autograd = learned(model, ROWS.view(shape)), learned(rounded(model), ROWS.view(shape))
+    assert mix_precision(model) == 2
+    found = learned(model, ROWS.view(shape))
+    assert len(found) == (6 if make is adapted else 5)
+    assert_close(found, exact, 0.02)
+    assert_close(found, by_autograd, 0.01)
+    assert not torch.equal(found[0], exact[0])  # something was rounded
+
+
+def test_adapters_are_added_in_one_go_and_with_dropout_as_peft_does(monkeypatch):
+    calls = []
+    for function in (MixedAdapter, MixedLinear):
+        apply = function.apply
+        monkeypatch.setattr(
+            function, "apply", lambda *given, _one=function, _apply=apply: calls.append(_one) or _apply(*given)
+        )
+    for model, function in ((adapted(), MixedAdapter), (adapted(lora_dropout=0.5), MixedLinear)):
+        mix_precision(model)
+        calls.clear()
+        model(ROWS)
+        assert calls == [function] * 2
+        model.eval()
+        calls.clear()
+        model(ROWS)
+        assert calls == [MixedAdapter] * 2
+        with model.disable_adapter():
+            calls.clear()
+            model(ROWS)
+            assert calls == [MixedLinear] * 2
+        with torch.inference_mode():
+            calls.clear()
+            model(ROWS)
+            assert calls == []
+
+
+def test_a_step_of_training_is_seen_through_the_rounding():
+    """Folded into a rounded weight, most of a small change is lost; beside it, the change comes through."""
+    generator = torch.Generator().manual_seed(3)
+    w, x = torch.randn(64, 64, generator=generator), torch.randn(40, 64, generator=generator)
+    down, up = torch.randn(4, 64, generator=generator), torch.randn(64, 4, generator=generator) * 1e-5
+    wanted = x @ (up @ down).T
+    beside = MixedAdapter.apply(x, w, down, up, 1.0, torch.bfloat16)
+    without = MixedAdapter.apply(x, w, down, torch.zeros_like(up), 1.0, torch.bfloat16)
+    folded = (x.bfloat16() @ (w + up @ down).bfloat16().T).float() - (x.bfloat16() @ w.bfloat16().T).float()
+    assert float((beside - without - wanted).norm() / wanted.norm()) < 0.05
+    assert float((folded - wanted).norm() / wanted.norm()) > 0.5
+
+
+def test_a_language_model_keeps_its_output_layer_and_a_second_call_changes_nothing():
+    model = load_model(ModelConfig(name="tiny-random", lora=LoRAConfig(r=2)), trainable=True).model
+    linear = [layer for name, layer in model.named_modules() if type(layer) is torch.nn.Linear and "lora" not in name]
+    head = model.get_output_embeddings()
+    assert mix_precision(model) == mix_precision(model) == len(linear) - 1
+    assert "forward" not in vars(head) and not hasattr(head, "_mixed")
+    assert fold_adapters(model) == 0
+
+
+def test_generation_is_not_touched():
+    ids = torch.arange(3, 40)[None]
+    loaded = load_model(ModelConfig(name="tiny-random", lora=LoRAConfig(r=2)), trainable=True)
+    with merged_for_generation(loaded.model) as model, torch.inference_mode():
+        before = model(ids).logits
+    mix_precision(loaded.model)
+    with merged_for_generation(loaded.model) as model, torch.inference_mode():
+        assert torch.equal(model(ids).logits, before)
+    assert not torch.equal(loaded.model(ids).logits, before)
+
+
+def test_layers_of_another_precision_or_in_other_hands_stay_as_they_are():
+    model = full()
+    model.second.register_forward_hook(lambda *_: None)
+    assert mix_precision(model) == 1
+    assert mix_precision(full().double()) == 0
