@@ -1,6 +1,7 @@
 """All methods on WebShop's built-in data with SmolLM2-135M: one protocol, one start, one table.
 
     python benchmarks/methods.py --budget small --folder runs/methods      # about 13 hours a seed on one core
+    python benchmarks/methods.py --budget small --bfloat16 --folder runs/bfloat16   # where hardware multiplies in it
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
@@ -326,6 +327,12 @@ def _dev_reward(folder: Path) -> float:
     return read_json(folder / "evaluation" / label / "dev" / "metrics.json")["metrics"]["average_reward"]["value"]
 
 
+def _multiply_in(dtype: str) -> None:
+    COMMON["acting"]["dtype"] = dtype
+    for training in ("sft", "dpo", "reward"):
+        COMMON.setdefault(training, {})["mixed_precision"] = dtype
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", choices=list(BUDGETS), default="small")
@@ -334,6 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--trials", type=int, help="settings to try per method, in place of the budget's")
     parser.add_argument("--model", default=None, help="another model's name or folder")
+    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16, in training and in play")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these methods, beside other processes")
     parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
     parser.add_argument("--keep", action="store_true", help="seeds of the written table that are not in --folder stay")
@@ -341,6 +349,8 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.model:
         COMMON["model"]["name"] = options.model
+    if options.bfloat16:
+        _multiply_in("bfloat16")
     budget = BUDGETS[options.budget]
     budget = replace(budget, trials=options.trials or budget.trials)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from pathlib import Path
@@ -45,6 +46,19 @@ def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
             assert config.evaluation.choose == "best" and config.rollout.max_tasks is None
             assert config.rollout.attempts == own.get("rollout", {}).get("attempts", budget.attempts)
     assert set(benchmark.ROWS) == set(budget.methods)
+
+
+def test_every_row_multiplies_in_bfloat16_where_asked(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "COMMON", copy.deepcopy(benchmark.COMMON))
+    benchmark._multiply_in("bfloat16")
+    for row, (name, own, grid) in benchmark.ROWS.items():
+        config_class = find_method(name).config_class
+        common = benchmark.settings(benchmark.BUDGETS["small"], 0)
+        common = {key: value for key, value in common.items() if key in config_class.__dataclass_fields__}
+        config = from_mapping(config_class, merged(merged(common, own), grid[0]), row)
+        assert config.acting.dtype == "bfloat16"
+        trainings = [getattr(config, part) for part in ("sft", "dpo", "reward") if hasattr(config, part)]
+        assert trainings and {part.mixed_precision for part in trainings} == {"bfloat16"}
 
 
 def test_the_setting_that_is_measured_is_the_preset_of_that_name(benchmark):

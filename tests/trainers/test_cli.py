@@ -171,6 +171,7 @@ def test_doctor_names_extras_machine_and_disk(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert "  train " in text and "cores" in text and "GB free" in text and "Java" in text
+    assert re.search(r"products \d+\.\d times as fast as in float32", text)
 
 
 def test_the_run_folder_is_checked_before_any_work(capsys, tmp_path):
