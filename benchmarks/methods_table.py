@@ -89,7 +89,8 @@ def markdown(result: dict[str, Any]) -> str:
     budget = result["budget"]
     lines = [
         "# Methods on WebShop mini with SmolLM2-135M", "",
-        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
+        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}"
+        f"{' --bfloat16' if result['budget'].get('precision') == 'bfloat16' else ''}`", "",
         f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
         f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
         "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "

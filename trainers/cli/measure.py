@@ -150,7 +150,8 @@ def _acting(command: EvaluateCommand) -> dict[str, Any]:
     """How the method of ``--config`` has its model write."""
     if command.config is None or not str(command.policy).startswith("hf:"):
         return {}
-    return dict(read_config(str(command.config)).get("acting") or {})
+    given = dict(read_config(str(command.config)).get("acting") or {})
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _check_options(command: EvaluateCommand, arguments: Sequence[str]) -> None:

@@ -175,7 +175,9 @@ def play_all(
 
 def decoding(policy: Policy, config: RolloutConfig, temperature: float = 0.0) -> dict[str, Any]:
     """How responses were produced: what must be equal for two results to be compared."""
+    dtype = getattr(policy, "dtype", None)
     return {
+        **({"dtype": dtype} if isinstance(dtype, str) else {}),
         "temperature": temperature,
         "max_new_tokens": getattr(policy, "max_new_tokens", None),
         "window": config.window,

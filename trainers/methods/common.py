@@ -64,6 +64,7 @@ def prepared(config: M) -> M:
     check_watched(config)
     check_measured(config)
     check_objectives(config)
+    check_precision(config)
     if config.demonstrations.file is not None and not config.demonstrations.file.exists():
         raise ConfigError(f"demonstrations.file {str(config.demonstrations.file)!r} is not there.")
     if config.rollout.window is not None:
@@ -77,6 +78,25 @@ def prepared(config: M) -> M:
         read_checkpoint(config.start)
     check_splits(config)
     return config
+
+
+def check_precision(config: MethodConfig) -> None:
+    """Refuse precisions that the weights cannot have; those of a ``start`` are seen when it is loaded.
+
+    Raises:
+        ConfigError: naming both settings.
+    """
+    if config.start is not None:
+        return
+    weights = config.model.quantization or config.model.dtype
+    if config.acting.dtype is not None and config.model.quantization:
+        raise ConfigError(
+            f"acting.dtype is {config.acting.dtype!r}, but weights in {weights} cannot be cast. Leave it out."
+        )
+    for name in ("sft", "dpo", "reward", "ppo"):
+        mixed = getattr(getattr(config, name, None), "mixed_precision", None)
+        if mixed is not None and weights != "float32":
+            raise ConfigError(f"{name}.mixed_precision is {mixed!r}, which is for weights in float32, not {weights}.")
 
 
 def seeded(config: C) -> C:

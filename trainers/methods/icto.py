@@ -8,7 +8,7 @@ from pathlib import Path
 
 from icto_gym.errors import ConfigError
 from trainers import stages
-from trainers.config import LATER, at_least
+from trainers.config import at_least
 from trainers.feedback import JudgeConfig, MonteCarloConfig, StepRewardConfig, make_judge, make_step_rewarder
 from trainers.methods.common import (
     MethodConfig,
@@ -49,7 +49,7 @@ class ICTOConfig(MethodConfig):
     does, so that contrast begins where imitation ends; off: contrast from the policy that explored."""
     retries: RetryConfig = field(default_factory=RetryConfig)
     """Guided exploration: episodes taken up again from where they went wrong."""
-    imitate_retries: bool = field(default=False, metadata=LATER)
+    imitate_retries: bool = False
     """With `imitation`: imitate the successes among these as well, from where they were taken up; off: those of the
     exploration alone, as RFT does."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)

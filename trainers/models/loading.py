@@ -125,7 +125,9 @@ def cast_weights(model: Any, dtype: str | None) -> Any:
 
     for weight in model.parameters() if dtype else ():
         if not weight.is_floating_point():
-            raise ConfigError(f"acting.dtype is {dtype!r}, but quantised weights cannot be cast. Leave it out.")
+            raise ConfigError(
+                f"The model is to play in {dtype!r}, but its weights are quantised and cannot be cast. Leave dtype out."
+            )
         weight.data = weight.data.to(getattr(torch, str(dtype)))
     return model
 

@@ -3,8 +3,8 @@
 Hardware that multiplies in bfloat16 does so several times as fast. Weights, adapters, norms, attention and the loss
 stay in float32, and so does the output layer, for in 8 bits of precision a logit of 20 would be off by 0.06.
 
-A frozen weight is rounded alone, and the adapter is added in float32: folded into it (see `folded`), a step of training
-would come and go with the rounding, and the ratio of policy and reference, which round alike here, would be noise.
+A frozen weight is rounded alone, and the adapter is added in float32: folded into it (see `folded`), much of a small
+step of training would be lost in the rounding, and the ratio of policy and reference twice as noisy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from trainers.models.folded import adapter_of, plain_adapters, whole
+from trainers.models.folded import adapter_of, plain_adapters, release_adapters, whole
 
 
 def mix_precision(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat16) -> int:
@@ -26,12 +26,24 @@ def mix_precision(model: torch.nn.Module, dtype: torch.dtype = torch.bfloat16) -
 
     Generation, which runs in inference mode, computes as ever: its precision is `ActingConfig.dtype`.
     """
-    adapted = plain_adapters(model)
+    release_adapters(model)
+    head = _output_layer(model)
+    adapted = [layer for layer in plain_adapters(model) if layer not in head]
     for layer in [*_linear_layers(model)]:
         _replace(layer, _plain_forward, dtype)
     for layer in adapted:  # in one go with the adapter where there is one; else its frozen layer does, as peft calls it
         _replace(layer, _adapted_forward, dtype)
-    return sum(type(layer) is torch.nn.Linear and hasattr(layer, "_mixed") for layer in model.modules())
+    return sum(_is_mixed(layer) and type(layer) is torch.nn.Linear for layer in model.modules())
+
+
+def unmix_precision(model: torch.nn.Module) -> None:
+    """Take back what `mix_precision` did."""
+    for layer in filter(_is_mixed, model.modules()):
+        del layer.forward
+
+
+def _is_mixed(layer: torch.nn.Module) -> bool:
+    return getattr(vars(layer).get("forward"), "__func__", None) in (_plain_forward, _adapted_forward)
 
 
 def advantage(dtype: torch.dtype = torch.bfloat16, repeats: int = 5) -> float:
@@ -53,10 +65,16 @@ def _seconds(sides: list[Tensor], repeats: int) -> float:
 
 def _linear_layers(model: Any) -> Iterator[torch.nn.Module]:
     """Linear layers in float32 whose weights are here whole, without the output layer and without parts of adapters."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = _output_layer(model)
     for name, layer in model.named_modules():
-        if layer is not head and whole(layer) and not any(part in name for part in ("lora_A", "lora_B")):
+        if layer not in head and whole(layer) and not any(part in name for part in ("lora_A", "lora_B")):
             yield layer
+
+
+def _output_layer(model: Any) -> list[torch.nn.Module]:
+    """All parts of the output layer, which may have an adapter; none where a model does not write."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [] if head is None else list(head.modules())
 
 
 def _replace(layer: Any, forward: Any, dtype: torch.dtype) -> None:

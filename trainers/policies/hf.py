@@ -39,7 +39,8 @@ class HFPolicy:
     """A causal language model with a chat template, and an adapter if it has one.
 
     A response ends at the end of the turn, after ``max_new_tokens``, or once an ``Action:`` line is
-    complete. `act` gives equal responses for equal turns, whatever stands beside them in the batch.
+    complete. In float32 `act` gives equal responses for equal turns, whatever stands beside them in the batch; in 16
+    bits sums over another number of rows round otherwise, and now and then another token is the likeliest.
 
     A conversation too long for the model loses its oldest observations (never the task or what is seen
     now), four at a time, until the response fits; if it still does not fit, the response is ``""``, which
@@ -85,6 +86,7 @@ class HFPolicy:
         self.max_context = max_context or getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
         self.marker = marker
         self.last_usage: list[Usage] = []
+        self.dtype: str | None = None
         self._words = Words(tokenizer, end_of_turn_ids(tokenizer))
         self._warned: set[str] = set()
         self._weights: tuple[object, ...] = ()
@@ -107,11 +109,12 @@ class HFPolicy:
         if dtype is not None:
             check_name(dtype, DTYPES, "dtype of policy 'hf'")
         loaded = load_model(source)
-        cast_weights(loaded.model, dtype)
         markers = start_markers(source)
         if markers is not None and "marker" not in options:
             options["marker"] = markers.best
-        return cls(loaded.model, loaded.tokenizer, name=name or _name_of(source), **options)
+        policy = cls(cast_weights(loaded.model, dtype), loaded.tokenizer, name=name or _name_of(source), **options)
+        policy.dtype = dtype
+        return policy
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """One response per turn, in order; `last_usage` holds their token counts."""

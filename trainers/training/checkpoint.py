@@ -17,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from trainers.models.base import base_digest, placed
 from trainers.models.config import ModelConfig
 from trainers.models.foreign import readable
 from trainers.models.loading import CHECKPOINT_FILE, LoadedModel, checkpoint_record, read_checkpoint, save_weights
+from trainers.training.config import OptimizerConfig
 
 RECORD_FILE = "training.json"
 _FREE = {"save_every"}  # settings that may change between a start and its resumption
@@ -122,7 +123,10 @@ def _begin(out: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Settings that only one side knows came or went with a version of this package; all else has to agree."""
+    """Settings that only one side knows came or went with a version of this package; all else has to agree.
+
+    Those that say what was done before they came (`trainers.config.LATER`) are known to both.
+    """
     old, new = _flat(before), _flat(now)
     both = {key for key in old.keys() & new.keys() if old[key] != new[key]}
     changed = both | {key for key in old.keys() ^ new.keys() if not key.startswith("setting ")}
@@ -143,7 +147,8 @@ def _check_unused(out: Path) -> None:
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {f"setting {key}": value for key, value in facts["config"].items() if key not in _FREE}
+    later = {item.name: item.default for item in fields(OptimizerConfig) if item.metadata.get("later")}
+    settings = {f"setting {key}": value for key, value in {**later, **facts["config"]}.items() if key not in _FREE}
     return {**{key: value for key, value in facts.items() if key != "config"}, **settings}
 
 

@@ -43,7 +43,7 @@ class OptimizerConfig:
     activation_checkpointing: bool = False
     """Compute all activations twice and keep few, and return freed memory as it goes: a third of the memory for a third
     more time."""
-    remake_activations: bool = field(default=False, metadata=LATER)
+    remake_activations: bool = False
     """Compute twice only what costs no matrix product (norms, gated products), and return freed memory as it goes: half
     to three fifths of the memory for a tenth more time. For the local engine; not beside `activation_checkpointing`."""
     mixed_precision: Literal["bfloat16"] | None = field(default=None, metadata=LATER)

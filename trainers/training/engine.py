@@ -21,7 +21,7 @@ from trainers import distributed
 from trainers.batches import collate, to_device
 from trainers.models.folded import fold_adapters
 from trainers.models.loading import causal_lm, context_length
-from trainers.models.mixed import mix_precision
+from trainers.models.mixed import mix_precision, unmix_precision
 from trainers.models.remade import remake_activations
 from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
@@ -176,6 +176,7 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
     if not dropout:
         _switch_dropout_off(model)
         _check_without_chance(model)
+    unmix_precision(model)
     if config.mixed_precision is not None:
         _mix_precision(model, config.mixed_precision)
     elif distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
@@ -198,8 +199,8 @@ def _mix_precision(model: Any, dtype: str) -> None:
         )
     if not mix_precision(model, getattr(torch, dtype)):
         raise ConfigError(
-            f"mixed_precision is {dtype!r}, but no linear layer of {type(causal_lm(model)).__name__} is in float32. "
-            "Leave mixed_precision out, or set model.dtype to 'float32'."
+            f"mixed_precision is {dtype!r}, but {type(causal_lm(model)).__name__} has no plain linear layer with "
+            "weights in float32: they are in another precision, quantised, or in layers of another kind. Leave it out."
         )
 
 

@@ -297,3 +297,16 @@ def test_a_methods_config_says_how_its_model_is_measured(tmp_path, capsys):
     assert main([*words, *more, "--out", str(tmp_path / "b")]) == 0
     found = read_result(tmp_path / "b")
     assert (found.decoding["max_new_tokens"], found.n_tasks) == (4, 2)
+    assert "dtype" not in found.decoding
+    for dtype, code in (
+        ("null", 0),
+        ("bfloat16", 2),
+    ):  # what a later version writes into the run's config plays nothing anew
+        config.write_text(f"rollout: {{env_id: {ENV}, brief: true}}\nacting: {{max_new_tokens: 5, dtype: {dtype}}}\n")
+        assert main([*words, "--out", str(tmp_path / "a")]) == code
+    assert main([*words, "--out", str(tmp_path / "c")]) == 0
+    assert read_result(tmp_path / "c").decoding["dtype"] == "bfloat16"
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 0
+    assert "dtype" in capsys.readouterr().out
+    assert main(["evaluate", "--repeat", str(tmp_path / "c"), "--out", str(tmp_path / "again")]) == 0
+    assert read_result(tmp_path / "again").decoding["dtype"] == "bfloat16"

@@ -49,6 +49,12 @@ BEFORE_ANY_WORK = [
     ("icto", {"dpo": {"probe_metric": "dev/invalid_action_share"}}, "Unknown dpo.probe_metric"),
     ("icto", {"dpo": {"probe_metric": "dev/sucess_rate"}}, "dpo.probe_metric.*Did you mean 'dev/success_rate'"),
     ("bc", {"evaluation": {"splits": ["dev"], "final_splits": ["dev"], "max_tasks": 1}}, "both have 'dev', on 1 and"),
+    ("bc", {"model": {"quantization": "nf4"}, "acting": {"dtype": "bfloat16"}}, "weights in nf4 cannot be cast"),
+    (
+        "icto",
+        {"model": {"dtype": "bfloat16"}, "dpo": {"mixed_precision": "bfloat16"}},
+        "dpo.mixed_precision is 'bfloat16'",
+    ),
     ("bc", {"demonstrations": {"file": "nope.jsonl"}}, "demonstrations.file 'nope.jsonl' is not there"),
 ]
 

@@ -9,11 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
 
 from trainers.models.config import LoRAConfig, ModelConfig  # noqa: E402
 from trainers.models.folded import fold_adapters  # noqa: E402
 from trainers.models.loading import load_model, merged_for_generation  # noqa: E402
-from trainers.models.mixed import MixedAdapter, MixedLinear, mix_precision  # noqa: E402
+from trainers.models.mixed import MixedAdapter, MixedLinear, mix_precision, unmix_precision  # noqa: E402
 
 
 class Two(torch.nn.Module):
@@ -138,6 +139,30 @@ def test_a_language_model_keeps_its_output_layer_and_a_second_call_changes_nothi
     assert mix_precision(model) == mix_precision(model) == len(linear) - 1
     assert "forward" not in vars(head) and not hasattr(head, "_mixed")
     assert fold_adapters(model) == 0
+
+
+def test_an_adapter_on_the_output_layer_stays_exact_as_well():
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
+    assert mix_precision(model) == 7
+    head = model.get_output_embeddings()
+    assert hasattr(head, "lora_A") and not any("forward" in vars(part) for part in head.modules())
+
+
+def test_what_was_folded_is_mixed_and_the_other_way_round():
+    model = adapted()
+    exact = model(ROWS)
+    fold_adapters(model)
+    mix_precision(model)
+    mixed = model(ROWS)
+    assert not torch.equal(mixed, exact)
+    unmix_precision(model)
+    assert torch.equal(model(ROWS), exact)
+    assert fold_adapters(model) == 2
 
 
 def test_generation_is_not_touched():

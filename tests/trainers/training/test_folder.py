@@ -64,6 +64,9 @@ def test_what_only_one_side_knows_is_another_training_unless_it_is_a_setting(tmp
     newer = {**FACTS, "config": {**FACTS["config"], "a_setting_of_a_later_version": 1}}
     assert not begin(tmp_path, newer)
     assert json.loads((tmp_path / "training.json").read_text()) == FACTS
+    assert not begin(tmp_path, {**FACTS, "config": {**FACTS["config"], "mixed_precision": None}})
+    with pytest.raises(ConfigError, match="another setting mixed_precision"):
+        begin(tmp_path, {**FACTS, "config": {**FACTS["config"], "mixed_precision": "bfloat16"}})
 
 
 def test_a_training_says_which_settings_have_nothing_to_act_on(tmp_path, caplog):
