@@ -1,7 +1,8 @@
 """All methods on WebShop's built-in data with SmolLM2-135M: one protocol, one start, one table.
 
     python benchmarks/methods.py --budget small --folder runs/methods      # about 13 hours a seed on one core
-    python benchmarks/methods.py --budget small --bfloat16 --folder runs/bfloat16   # where hardware multiplies in it
+    python benchmarks/methods.py --budget small --jobs 2                   # two rows at a time, a core for each
+    python benchmarks/methods.py --budget small --jobs 2 --bfloat16 --folder runs/bfloat16   # if `icto doctor` says so
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
@@ -20,10 +21,12 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from methods_jobs import first_of_its_kind, side_by_side
 from methods_table import write_tables
 
 from icto_gym.files import read_json, write_json
@@ -233,12 +236,15 @@ def play_bound(folder: Path, config: Any, clone: Path, budget: Budget) -> None:
 
 def shared_clone(folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
     """The clone that every method starts from, measured as a row of its own."""
-    _, config, policy = run_method("bc", settings(budget, seed), folder)
-    play_final(folder, config, policy, "sft", budget)
+    explored = folder.parent / "explored.json"
+    if not (folder / "finished.json").exists() or not explored.exists():  # else other processes may be reading it
+        _, config, policy = run_method("bc", settings(budget, seed), folder)
+        explored_tasks(explored, config.rollout, budget)
+        play_final(folder, config, policy, "sft", budget)
     return {
-        "start": str(policy),
+        "start": str(folder / "sft" / "checkpoint"),
         "demonstrations": {"file": str(folder / "demonstrations.jsonl")},
-        "rollout": {"split": str(explored_tasks(folder.parent / "explored.json", config.rollout, budget))},
+        "rollout": {"split": str(explored)},
     }
 
 
@@ -342,6 +348,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, help="settings to try per method, in place of the budget's")
     parser.add_argument("--model", default=None, help="another model's name or folder")
     parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16, in training and in play")
+    parser.add_argument("--jobs", type=int, default=1, help="so many rows at a time, each in a process of its own")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these methods, beside other processes")
     parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
     parser.add_argument("--keep", action="store_true", help="seeds of the written table that are not in --folder stay")
@@ -364,10 +371,24 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"
         start = shared_clone(here / "sft", budget, seed)
-        for row in options.rows or budget.methods:
+        rows = options.rows or list(budget.methods)
+        if options.jobs > 1:
+            _side_by_side(rows, here, seed, options)
+        for row in rows if options.jobs == 1 else ():
             run_row(row, here / row, start, budget, seed)
             table()
     print(table())
+
+
+def _side_by_side(rows: list[str], here: Path, seed: int, options: argparse.Namespace) -> None:
+    """The same command for each row, in processes of their own."""
+    words = [sys.executable, __file__, "--seeds", str(seed), *(["--bfloat16"] if options.bfloat16 else [])]
+    words += ["--keep"] if options.keep else []
+    for name in ("budget", "folder", "results", "trials", "model"):
+        given = getattr(options, name)
+        words += [] if given is None else [f"--{name}", str(given)]
+    before = first_of_its_kind(rows, (SAMPLING, RETRYING, IMITATING))
+    side_by_side(before, options.jobs, lambda row: [*words, "--rows", row], lambda row: here / f"{row}.log")
 
 
 if __name__ == "__main__":

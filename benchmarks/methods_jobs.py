@@ -1,0 +1,60 @@
+"""Rows of `methods.py` side by side, each in a process of its own; those that share play come one after another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+logger = logging.getLogger("benchmark")
+
+
+def first_of_its_kind(rows: Sequence[str], groups: Sequence[Sequence[str]]) -> dict[str, set[str]]:
+    """For each row those that must be finished before it: in each group the first row plays what the others share."""
+    before: dict[str, set[str]] = {row: set() for row in rows}
+    for group in groups:
+        first, *others = [row for row in rows if row in group] or [""]
+        for row in others:
+            before[row].add(first)
+    return before
+
+
+def side_by_side(
+    before: Mapping[str, set[str]], jobs: int, command: Callable[[str], list[str]], log: Callable[[str], Path]
+) -> None:
+    """Run ``command(row)`` for every row, ``jobs`` at a time, its output in ``log(row)``; a failure ends all.
+
+    Args:
+        before: each row, in the order in which they are begun, with the rows that must be finished first.
+
+    Raises:
+        SystemExit: a row failed, naming it and its log. What was finished stays.
+    """
+    waiting, done, running = list(before), set[str](), dict[str, subprocess.Popen[bytes]]()
+    try:
+        while waiting or running:
+            for row in [row for row in waiting if before[row] <= done][: jobs - len(running)]:
+                waiting.remove(row)
+                running[row] = _start(command(row), log(row), max(1, (os.cpu_count() or 1) // jobs))
+                logger.info("%s: begun (%s)", row, log(row))
+            time.sleep(0.2)
+            for row in [row for row, process in running.items() if process.poll() is not None]:
+                if running.pop(row).returncode:
+                    raise SystemExit(f"The row {row} failed; {log(row)} says why. The same command goes on from here.")
+                done.add(row)
+                logger.info("%s: finished", row)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _start(command: list[str], log: Path, threads: int) -> subprocess.Popen[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as handle:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        return subprocess.Popen(command, stdout=handle, stderr=handle, env=environment)
