@@ -344,7 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--budget", choices=list(BUDGETS), default="small")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--results", type=Path, help="folder of the table; in bfloat16 one of its own")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--trials", type=int, help="settings to try per method, in place of the budget's")
     parser.add_argument("--model", default=None, help="another model's name or folder")
     parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16, in training and in play")
@@ -362,10 +362,8 @@ def main(arguments: list[str] | None = None) -> None:
     budget = replace(budget, trials=options.trials or budget.trials)
 
     def table() -> str:
-        results = options.results or (RESULTS / "bfloat16" if options.bfloat16 else RESULTS)
-        precision = {"precision": "bfloat16"} if options.bfloat16 else {}
         return write_tables(
-            options.budget, {**asdict(budget), **precision}, options.seeds, options.folder, results, keep=options.keep
+            options.budget, asdict(budget), options.seeds, options.folder, options.results, keep=options.keep
         )
 
     for seed in [] if options.table else options.seeds:

@@ -26,19 +26,20 @@ def by_task(episodes: Path) -> dict[str, str]:
     }
 
 
-def over_seeds(seeds: Sequence[Sequence[Row]], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+def over_seeds(seeds: Mapping[int, Sequence[Row]], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Rows that are finished with several seeds, by split: means over the seeds, and differences to their clones.
 
     A task's values are averaged over the seeds, and the bootstrap is over tasks: how sure the mean of these seeds is on
-    other tasks, not how far another seed may be; for that the seeds' own means stand beside it.
+    other tasks, not how far another seed may be; for that the seeds' own means stand beside it. The difference to RFT
+    is over the seeds that have both rows by task.
 
     Args:
-        seeds: the rows of each.
+        seeds: the rows of each, by its number.
         splits: in their order.
     """
-    known = [{row["method"]: row for row in rows} for rows in seeds]
+    known = [{"seed": {"number": number}, **{row["method"]: row for row in rows}} for number, rows in seeds.items()]
     found: dict[str, dict[str, Any]] = {split: {} for split in splits}
-    for name in dict.fromkeys(name for rows in known for name in rows):
+    for name in dict.fromkeys(row["method"] for rows in seeds.values() for row in rows):
         for split in splits:
             here = [rows for rows in known if name in rows and split in rows[name]["splits"]]
             if len(here) > 1:
@@ -50,7 +51,22 @@ def _over(seeds: Sequence[Mapping[str, Row]], name: str, split: str) -> dict[str
     each = [rows[name]["splits"][split] for rows in seeds]
     means = {metric: [seed[metric]["value"] for seed in each] for metric in (*COMPARED, "mean_actions")}
     versus = {} if name == "sft" else {metric: _difference(seeds, name, split, metric) for metric in COMPARED}
-    return {"seeds": len(seeds), "means": means, "versus_sft": versus}
+    found = {"seeds": len(seeds), "means": means, "versus_sft": versus}
+    both = [rows for rows in seeds if _known_by_task(rows, (name, "rft"), split)]
+    if both and name not in ("sft", "rft"):
+        numbers = [rows["seed"]["number"] for rows in both]
+        found["versus_rft"] = {
+            metric: {**_rounded(_pooled(both, name, split, metric, "rft")), "of_seeds": numbers} for metric in COMPARED
+        }
+    return found
+
+
+def _known_by_task(rows: Mapping[str, Row], names: Sequence[str], split: str) -> bool:
+    return all(rows.get(name, {}).get("splits", {}).get(split, {}).get("by_task") for name in names)
+
+
+def _rounded(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 4) for name, value in result.items()}
 
 
 def _difference(seeds: Sequence[Mapping[str, Row]], name: str, split: str, metric: str) -> dict[str, Any]:
@@ -59,7 +75,7 @@ def _difference(seeds: Sequence[Mapping[str, Row]], name: str, split: str, metri
     Seeds of which nothing is known by task stand with their own intervals. The mean of intervals is no narrower than
     the interval of the mean, whatever the seeds have in common, so this errs to the safe side.
     """
-    whole = [rows for rows in seeds if all(rows[row]["splits"][split].get("by_task") for row in (name, "sft"))]
+    whole = [rows for rows in seeds if _known_by_task(rows, (name, "sft"), split)]
     parts = [(len(whole), _pooled(whole, name, split, metric))] if whole else []
     parts += [(1, rows[name]["versus_sft"][split][metric]) for rows in seeds if rows not in whole]
     ends = {
@@ -69,8 +85,10 @@ def _difference(seeds: Sequence[Mapping[str, Row]], name: str, split: str, metri
     return {**ends, "n": parts[0][1]["n"], "by_task": len(whole) == len(seeds)}
 
 
-def _pooled(seeds: Sequence[Mapping[str, Row]], name: str, split: str, metric: str) -> dict[str, Any]:
-    digests = {rows[row]["splits"][split]["tasks_digest"] for rows in seeds for row in (name, "sft")}
+def _pooled(
+    seeds: Sequence[Mapping[str, Row]], name: str, split: str, metric: str, other: str = "sft"
+) -> dict[str, Any]:
+    digests = {rows[row]["splits"][split]["tasks_digest"] for rows in seeds for row in (name, other)}
     if len(digests) > 1:
         raise ValueError(f"{name} on {split}: the seeds were asked different tasks ({', '.join(sorted(digests))}).")
 
@@ -78,5 +96,5 @@ def _pooled(seeds: Sequence[Mapping[str, Row]], name: str, split: str, metric: s
         each = [rows[row]["splits"][split]["by_task"][metric].split() for rows in seeds]
         return {str(task): fmean(map(float, of_seeds)) for task, of_seeds in enumerate(zip(*each, strict=True))}
 
-    result = difference_of_means(values(name), values("sft"), metric, names=(name, "sft"))
+    result = difference_of_means(values(name), values(other), metric, names=(name, other))
     return {"difference": result.difference, "low": result.low, "high": result.high, "n": result.n}

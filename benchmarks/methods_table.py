@@ -12,6 +12,7 @@ from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
+from trainers.config import read_yaml
 from trainers.evaluation.compare import paired_difference
 
 SPLITS = ("dev", "test", "ood")
@@ -89,8 +90,7 @@ def markdown(result: dict[str, Any]) -> str:
     budget = result["budget"]
     lines = [
         "# Methods on WebShop mini with SmolLM2-135M", "",
-        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}"
-        f"{' --bfloat16' if result['budget'].get('precision') == 'bfloat16' else ''}`", "",
+        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
         f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
         f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
         "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "
@@ -100,7 +100,8 @@ def markdown(result: dict[str, Any]) -> str:
     for seed, found in result["results"].items():
         for split in SPLITS:
             head = ("", "reward", "success", "actions", "reward − clone", "success − clone")
-            lines += ["", f"## {split}, seed {seed}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+            how = f" (--{found['precision']})" if found.get("precision") else ""
+            lines += ["", f"## {split}, seed {seed}{how}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
             lines += [_line(row, split) for row in found["rows"] if split in row["splits"]]
         lines += ["", f"## cost beside evaluation, seed {seed}", ""]
         lines += ["| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]
@@ -116,13 +117,15 @@ def markdown(result: dict[str, Any]) -> str:
 def _lines_over_seeds(found: dict[str, Any]) -> list[str]:
     lines = []
     for split, rows in found.items():
-        head = ("", "seeds", "reward of each", "success of each", "reward − clone", "success − clone")
+        head = ("", "seeds", "reward of each", "success of each", "reward − clone", "success − clone", "reward − rft")
         lines += (
             ["", f"## {split}, over seeds", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"] if rows else []
         )
         for name, row in rows.items():
             each = [", ".join(f"{value:.3f}" for value in row["means"][metric]) for metric in SHOWN[:2]]
             versus = [_difference(row["versus_sft"].get(metric)) for metric in SHOWN[:2]]
+            rft = row.get("versus_rft", {}).get(SHOWN[0])
+            versus.append(f"{_difference(rft)} (seeds {', '.join(map(str, rft['of_seeds']))})" if rft else "")
             lines.append("| " + " | ".join([name, str(row["seeds"]), *each, *versus]) + " |")
     return lines
 
@@ -141,6 +144,13 @@ def _line(row: dict[str, Any], split: str) -> str:
         cells.append(f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
     cells += [_difference(row["versus_sft"].get(split, {}).get(metric)) for metric in SHOWN[:2]]
     return "| " + " | ".join(cells) + " |"
+
+
+def _precision(seed: Path) -> dict[str, str]:
+    """In what a seed was played, where it is not float32, as its clone's config says."""
+    config = read_yaml(seed / "sft" / "config.yaml") if (seed / "sft" / "config.yaml").exists() else {}
+    dtype = config.get("acting", {}).get("dtype")
+    return {"precision": dtype} if dtype else {}
 
 
 def _kept(result: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
@@ -172,10 +182,10 @@ def write_tables(
             found[str(seed)] = _kept(before["results"][str(seed)], budget["methods"])
             continue
         rows, missing = collect(here, budget["methods"])
-        found[str(seed)] = {"rows": rows, "missing": missing}
+        found[str(seed)] = {"rows": rows, "missing": missing, **_precision(here)}
     result = {"name": name, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}
     if len(found) > 1:
-        result["over_seeds"] = over_seeds([each["rows"] for each in found.values()], SPLITS)
+        result["over_seeds"] = over_seeds({int(seed): each["rows"] for seed, each in found.items()}, SPLITS)
     write_json(results / "methods.json", result)
     write_text(results / "methods.md", text := markdown(result))
     return text

@@ -171,10 +171,11 @@ def test_seeds_are_averaged_task_by_task_and_their_own_means_stand_beside_it(ben
     from episodes import play
 
     scores = {0: {"sft": [0.2] * 8, "icto": [0.4] * 8}, 1: {"sft": [0.5] * 8, "icto": [0.6] * 7 + [0.2]}}
+    scores[1]["rft"] = [0.3] * 8
     for seed, rows in scores.items():
         for row, values in rows.items():
-            here = tmp_path / f"tiny-seed-{seed}" / ("sft" if row == "sft" else "icto/trial-0")
-            label = "sft" if row == "sft" else "icto-1"
+            here = tmp_path / f"tiny-seed-{seed}" / ("sft" if row == "sft" else f"{row}/trial-0")
+            label = "sft" if row == "sft" else f"{row}-1"
             out = here / "evaluation" / label / "test"
             episodes = [play(["buy"], [value], task=f"t/{n}") for n, value in enumerate(values)]
             write_records(out / "trajectories.jsonl", episodes)
@@ -183,15 +184,21 @@ def test_seeds_are_averaged_task_by_task_and_their_own_means_stand_beside_it(ben
             write_json(out / "metrics.json", {"metrics": found, "manifest_digest": "d" * 64})
             write_json(here / "budget.json", {"stages": {}, "sums": {}})
             write_json(here / "finished.json", {"label": label, "weights": f"{row}{seed}"})
-        write_json(tmp_path / f"tiny-seed-{seed}" / "icto" / "chosen.json", {"trial": "trial-0", "tried": ["trial-0"]})
+            if row != "sft":
+                write_json(here.parent / "chosen.json", {"trial": "trial-0", "tried": ["trial-0"]})
+    write_text(tmp_path / "tiny-seed-1" / "sft" / "config.yaml", "acting: {dtype: bfloat16}\n")
     arguments = ["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")]
     benchmark.main([*arguments, "--seeds", "0", "1"])
     pooled = read_json(tmp_path / "results" / "methods.json")["over_seeds"]["test"]
     assert pooled["icto"]["seeds"] == 2 and pooled["icto"]["means"]["average_reward"] == [0.4, 0.55]
     difference = pooled["icto"]["versus_sft"]["average_reward"]
     assert difference["n"] == 8 and difference["difference"] == pytest.approx((0.2 + 0.05) / 2)
-    assert pooled["sft"]["versus_sft"] == {}
-    assert "| icto | 2 | 0.400, 0.550 |" in (tmp_path / "results" / "methods.md").read_text()
+    assert pooled["sft"]["versus_sft"] == {} and "rft" not in pooled
+    ahead = pooled["icto"]["versus_rft"]["average_reward"]
+    assert ahead["difference"] == pytest.approx(0.25) and ahead["of_seeds"] == [1]
+    text = (tmp_path / "results" / "methods.md").read_text()
+    assert "| icto | 2 | 0.400, 0.550 |" in text and "(seeds 1) |" in text
+    assert "## test, seed 1 (--bfloat16)" in text and "## test, seed 0\n" in text
     folders_lost_and_kept(benchmark, tmp_path, pooled, arguments)
 
 
