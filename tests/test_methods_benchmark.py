@@ -67,6 +67,15 @@ def test_the_setting_that_is_measured_is_the_preset_of_that_name(benchmark):
     assert {name: {key: row[name][key] for key in section} for name, section in preset.items()} == dict(preset)
 
 
+def test_the_setting_that_gained_most_is_the_preset_of_that_name(benchmark):
+    fit = fit_to("icto", find_method("icto").config_class)
+    preset = merged(preset_values("icto-anchored", fit), preset_values("icto-retry-imitation", fit))
+    row = merged(benchmark.ROWS["icto_retry_imitation"][1], benchmark.ROWS["icto_retry_imitation"][2][0])
+    for name, section in preset.items():
+        held = {key: row[name][key] for key in section} if isinstance(section, dict) else row[name]
+        assert held == section, name
+
+
 def test_most_explored_tasks_were_not_demonstrated(benchmark, tmp_path):
     rollout, budget = RolloutConfig(env_id="icto/WebShop-v0"), benchmark.BUDGETS["small"]
     explored = read_json(benchmark.explored_tasks(tmp_path / "explored.json", rollout, budget))
