@@ -1,6 +1,6 @@
 """All methods on WebShop's built-in data with SmolLM2-135M: one protocol, one start, one table.
 
-    python benchmarks/methods.py --budget small --folder runs/methods      # about 13 hours a seed on one core
+    python benchmarks/methods.py --budget small --folder runs/methods      # 13 to 17 hours a seed on one core
     python benchmarks/methods.py --budget small --jobs 2                   # two rows at a time, a core for each
     python benchmarks/methods.py --budget small --jobs 2 --bfloat16 --folder runs/bfloat16   # if `icto doctor` says so
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
