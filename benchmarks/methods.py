@@ -20,17 +20,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from methods_jobs import first_of_its_kind, side_by_side
+from methods_jobs import first_of_its_kind, share_stages, side_by_side
 from methods_table import write_tables
 
+from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json
-from trainers.config import from_mapping, merged
+from trainers.config import config_difference, deciding, from_mapping, merged, read_yaml, to_mapping
 from trainers.diagnostics import budget as spent
 from trainers.methods import find_method
 from trainers.methods.best_of_n import bound
@@ -191,13 +191,17 @@ def settings(budget: Budget, seed: int, **own: Any) -> dict[str, Any]:
 
 def run_method(name: str, values: dict[str, Any], folder: Path) -> tuple[Run, Any, Path | None]:
     """Run a method (or go on with it) and return its run, its config and its chosen checkpoint."""
-    method = find_method(name)
-    preset = preset_values("smollm2-cpu", fit_to(name, method.config_class))
-    known = {key: value for key, value in values.items() if key in method.config_class.__dataclass_fields__}
-    config = from_mapping(method.config_class, merged(preset, known), str(folder))
+    method, config = find_method(name), _config(name, values, folder)
     with Run(folder) as run:
         run.save_config(config, name)
         return run, config, method.run(config, run)
+
+
+def _config(name: str, values: dict[str, Any], folder: Path) -> Any:
+    config_class = find_method(name).config_class
+    preset = preset_values("smollm2-cpu", fit_to(name, config_class))
+    known = {key: value for key, value in values.items() if key in config_class.__dataclass_fields__}
+    return from_mapping(config_class, merged(preset, known), str(folder))
 
 
 def play_final(folder: Path, config: Any, policy: Path | None, label: str, budget: Budget) -> None:
@@ -237,6 +241,7 @@ def play_bound(folder: Path, config: Any, clone: Path, budget: Budget) -> None:
 def shared_clone(folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
     """The clone that every method starts from, measured as a row of its own."""
     explored = folder.parent / "explored.json"
+    check_begun(folder, settings(budget, seed))
     if not (folder / "finished.json").exists() or not explored.exists():  # else other processes may be reading it
         _, config, policy = run_method("bc", settings(budget, seed), folder)
         explored_tasks(explored, config.rollout, budget)
@@ -246,6 +251,23 @@ def shared_clone(folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
         "demonstrations": {"file": str(folder / "demonstrations.jsonl")},
         "rollout": {"split": str(explored)},
     }
+
+
+def check_begun(folder: Path, values: dict[str, Any]) -> None:
+    """Refuse a clone of other settings, which a finished one would otherwise not be asked.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if not (folder / "config.yaml").exists():
+        return
+    config = _config("bc", values, folder)
+    before = merged(
+        to_mapping(type(config)()), {k: v for k, v in read_yaml(folder / "config.yaml").items() if k != "method"}
+    )
+    changes = config_difference(deciding(config, before), deciding(config, to_mapping(config)))
+    if changes:
+        raise ConfigError(f"{folder} was cloned otherwise ({'; '.join(changes)}). Give another --folder.")
 
 
 def explored_tasks(path: Path, rollout: RolloutConfig, budget: Budget) -> Path:
@@ -306,24 +328,6 @@ def played_before(folder: Path, row: str) -> list[Path]:
     return [folder.parent / "sft", *(folder.parent / other / "trial-0" for other in dict.fromkeys((row, *alike)))]
 
 
-def share_stages(first: Path, here: Path, names: tuple[str, ...]) -> None:
-    """What was done before and would be done again; stages check by digests that it is alike."""
-    for name in names:
-        record = first / "stages" / f"{name}.json"
-        if record.exists() and not (here / "stages" / record.name).exists():
-            for output in (*read_json(record)["outputs"], f"stages/{record.name}"):
-                whole = Path(output).parent if Path(output).name == "checkpoint.json" else Path(output)
-                _copy(first / whole, here / whole)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target)
-
-
 def _iterations(name: str, budget: Budget) -> dict[str, Any]:
     return {"iterations": budget.iterations} if name in ("icto", "eto", "ipr") else {}
 
@@ -353,6 +357,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
     parser.add_argument("--keep", action="store_true", help="seeds of the written table that are not in --folder stay")
     options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; give 1 or more.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.model:
         COMMON["model"]["name"] = options.model

@@ -1,13 +1,16 @@
-"""Rows of `methods.py` side by side, each in a process of its own; those that share play come one after another."""
+"""What rows of `methods.py` share, and rows side by side: those that share play come one after another."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from icto_gym.files import read_json
 
 logger = logging.getLogger("benchmark")
 
@@ -20,6 +23,24 @@ def first_of_its_kind(rows: Sequence[str], groups: Sequence[Sequence[str]]) -> d
         for row in others:
             before[row].add(first)
     return before
+
+
+def share_stages(first: Path, here: Path, names: tuple[str, ...]) -> None:
+    """What was done before and would be done again; stages check by digests that it is alike."""
+    for name in names:
+        record = first / "stages" / f"{name}.json"
+        if record.exists() and not (here / "stages" / record.name).exists():
+            for output in (*read_json(record)["outputs"], f"stages/{record.name}"):
+                whole = Path(output).parent if Path(output).name == "checkpoint.json" else Path(output)
+                _copy(first / whole, here / whole)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
 
 
 def side_by_side(

@@ -12,7 +12,7 @@ import pytest
 
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
-from trainers.config import from_mapping, merged
+from trainers.config import from_mapping, merged, save_config
 from trainers.methods import find_method
 from trainers.presets import fit_to, preset_values
 from trainers.records import write_records
@@ -74,6 +74,19 @@ def test_the_setting_that_gained_most_is_the_preset_of_that_name(benchmark):
     for name, section in preset.items():
         held = {key: row[name][key] for key in section} if isinstance(section, dict) else row[name]
         assert held == section, name
+
+
+def test_a_clone_of_another_precision_and_no_jobs_are_refused(benchmark, monkeypatch, tmp_path, capsys):
+    clone, budget = tmp_path / "sft", benchmark.BUDGETS["tiny"]
+    save_config(benchmark._config("bc", benchmark.settings(budget, 0), clone), clone / "config.yaml")
+    benchmark.check_begun(clone, benchmark.settings(budget, 0))
+    monkeypatch.setattr(benchmark, "COMMON", copy.deepcopy(benchmark.COMMON))
+    benchmark._multiply_in("bfloat16")
+    with pytest.raises(ConfigError, match=r"cloned otherwise \(.*acting.dtype: .* -> 'bfloat16'"):
+        benchmark.check_begun(clone, benchmark.settings(budget, 0))
+    with pytest.raises(SystemExit):
+        benchmark.main(["--jobs", "0"])
+    assert "--jobs is 0; give 1 or more" in capsys.readouterr().err
 
 
 def test_most_explored_tasks_were_not_demonstrated(benchmark, tmp_path):

@@ -9,31 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
+from two_layers import adapted  # noqa: E402
+
 from trainers.models import folded  # noqa: E402
 from trainers.models.folded import FEWEST_TOKENS, FoldedLinear, fold_adapters  # noqa: E402
-
-
-class Two(torch.nn.Module):
-    """Two layers, the second with a bias."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = torch.nn.Linear(12, 20, bias=False), torch.nn.Linear(20, 8)
-
-    def forward(self, x):
-        return self.second(torch.tanh(self.first(x)))
-
-
-def adapted(*, dropout=0.0, dtype=torch.float32, **options):
-    """A model with an adapter that does something."""
-    torch.manual_seed(0)
-    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["first", "second"], lora_dropout=dropout, **options)
-    model = peft.get_peft_model(Two().to(dtype), config, autocast_adapter_dtype=False)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_()
-    return model.train()
 
 
 def learned(model, x):

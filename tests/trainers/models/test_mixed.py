@@ -1,4 +1,4 @@
-"""Products in bfloat16: near the numbers of float32, alike for policy and reference, and nowhere else."""
+"""Products in bfloat16: near the numbers of float32, and nowhere else."""
 
 from __future__ import annotations
 
@@ -11,40 +11,12 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
+from two_layers import adapted, full  # noqa: E402
+
 from trainers.models.config import LoRAConfig, ModelConfig  # noqa: E402
 from trainers.models.folded import fold_adapters  # noqa: E402
 from trainers.models.loading import load_model, merged_for_generation  # noqa: E402
 from trainers.models.mixed import MixedAdapter, MixedLinear, mix_precision, unmix_precision  # noqa: E402
-
-
-class Two(torch.nn.Module):
-    """Two layers, the second with a bias."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = torch.nn.Linear(12, 20, bias=False), torch.nn.Linear(20, 8)
-
-    def forward(self, x):
-        return self.second(torch.tanh(self.first(x)))
-
-
-def adapted(**options):
-    """A model with an adapter that does something."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["first", "second"], **options)
-        model = peft.get_peft_model(Two(), config)
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if "lora_B" in name:
-                    weight.normal_()
-    return model.train()
-
-
-def full():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Two().train()
 
 
 def learned(model, x):
@@ -100,7 +72,7 @@ def test_adapters_are_added_in_one_go_and_with_dropout_as_peft_does(monkeypatch)
         monkeypatch.setattr(
             function, "apply", lambda *given, _one=function, _apply=apply: calls.append(_one) or _apply(*given)
         )
-    for model, function in ((adapted(), MixedAdapter), (adapted(lora_dropout=0.5), MixedLinear)):
+    for model, function in ((adapted(), MixedAdapter), (adapted(dropout=0.5), MixedLinear)):
         mix_precision(model)
         calls.clear()
         model(ROWS)
