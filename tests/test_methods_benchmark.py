@@ -34,6 +34,14 @@ def benchmark():
     monkeypatch.undo()
 
 
+@pytest.fixture
+def common(benchmark, monkeypatch):
+    """What all rows have in common, to be changed by a test alone."""
+    own = copy.deepcopy(benchmark.COMMON)
+    for module in (benchmark, sys.modules["methods_rows"]):
+        monkeypatch.setattr(module, "COMMON", own)
+
+
 def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
     budget = benchmark.BUDGETS["full"]
     for row, (name, own, grid) in benchmark.ROWS.items():
@@ -45,11 +53,10 @@ def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
             config = from_mapping(config_class, merged(merged(merged(preset, common), own), trial), row)
             assert config.evaluation.choose == "best" and config.rollout.max_tasks is None
             assert config.rollout.attempts == own.get("rollout", {}).get("attempts", budget.attempts)
-    assert set(benchmark.ROWS) == set(budget.methods)
+    assert set(benchmark.ROWS) == {*budget.methods, *benchmark.BUDGETS["small"].methods}
 
 
-def test_every_row_multiplies_in_bfloat16_where_asked(benchmark, monkeypatch):
-    monkeypatch.setattr(benchmark, "COMMON", copy.deepcopy(benchmark.COMMON))
+def test_every_row_multiplies_in_bfloat16_where_asked(benchmark, common):
     benchmark._multiply_in("bfloat16")
     for row, (name, own, grid) in benchmark.ROWS.items():
         config_class = find_method(name).config_class
@@ -76,11 +83,10 @@ def test_the_setting_that_gained_most_is_the_preset_of_that_name(benchmark):
         assert held == section, name
 
 
-def test_a_clone_of_another_precision_and_no_jobs_are_refused(benchmark, monkeypatch, tmp_path, capsys):
+def test_a_clone_of_another_precision_and_no_jobs_are_refused(benchmark, common, tmp_path, capsys):
     clone, budget = tmp_path / "sft", benchmark.BUDGETS["tiny"]
     save_config(benchmark._config("bc", benchmark.settings(budget, 0), clone), clone / "config.yaml")
     benchmark.check_begun(clone, benchmark.settings(budget, 0))
-    monkeypatch.setattr(benchmark, "COMMON", copy.deepcopy(benchmark.COMMON))
     benchmark._multiply_in("bfloat16")
     with pytest.raises(ConfigError, match=r"cloned otherwise \(.*acting.dtype: .* -> 'bfloat16'"):
         benchmark.check_begun(clone, benchmark.settings(budget, 0))
@@ -123,15 +129,37 @@ def test_what_sets_icto_with_imitation_apart_from_rft_is_contrast_alone(benchmar
 
 def test_rows_that_sample_alike_play_once_and_others_for_themselves(benchmark, tmp_path):
     for row in benchmark.SAMPLING:
-        assert benchmark.ROWS[row][1]["rollout"] == benchmark._SAMPLED
+        assert benchmark.ROWS[row][1]["rollout"] == benchmark.ROWS["icto"][1]["rollout"]
         sources = [folder.relative_to(tmp_path).as_posix() for folder in benchmark.played_before(tmp_path / row, row)]
         assert {f"{other}/trial-0" for other in benchmark.SAMPLING} <= set(sources)
     assert [folder.name for folder in benchmark.played_before(tmp_path / "eto", "eto")] == ["sft", "trial-0"]
 
 
+def test_the_second_iteration_goes_on_from_the_row_of_one(benchmark, monkeypatch, tmp_path):
+    once, twice = (benchmark.ROWS[row] for row in benchmark.ONCE_AND_TWICE)
+    assert twice[1] == {**once[1], "iterations": 2} and twice[2] == once[2]
+    shared = []
+    monkeypatch.setattr(benchmark, "share_stages", lambda first, here, names: shared.append((first.parent.name, names)))
+
+    def stop(name, values, folder):
+        raise InterruptedError(values["iterations"])
+
+    monkeypatch.setattr(benchmark, "run_method", stop)
+    for row, iterations in zip(benchmark.ONCE_AND_TWICE, ("1", "2"), strict=True):
+        with pytest.raises(InterruptedError, match=iterations):
+            benchmark.run_row(row, tmp_path / row, {}, benchmark.BUDGETS["small"], 0)
+        assert (benchmark.ONCE_AND_TWICE[0], benchmark.FIRST_ITERATION) in shared
+
+
+def test_a_control_has_as_many_attempts_as_retries_cost(benchmark):
+    more, few = benchmark.ROWS["rft_more"][1]["rollout"], benchmark.ROWS["rft"][1]["rollout"]
+    assert more == {**few, "attempts": 7} and benchmark.BUDGETS["small"].attempts == 4
+    assert "rft_more" not in benchmark.SAMPLING  # it plays for itself: its attempts are numbered through
+
+
 def test_rows_that_take_episodes_up_again_do_it_alike_and_only_once(benchmark):
     own = [benchmark.ROWS[row][1] for row in benchmark.RETRYING]
-    assert own[0]["retries"] == own[1]["retries"]
+    assert all(one["retries"] == own[0]["retries"] for one in own)
     assert {row for row, (_, values, _) in benchmark.ROWS.items() if "retries" in values} == set(benchmark.RETRYING)
     assert set(benchmark.RETRYING) <= set(benchmark.SAMPLING)
 
