@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from icto_gym.wrappers import parse_response
+from trainers.policies.drafts import Drafts
 
 THOUGHT = "Thought:"
 """What the thought of a response stands behind."""
@@ -44,8 +45,16 @@ class Engine(Protocol):
         """
         ...
 
-    def advance(self, kept: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """Append one token to each row that goes on; ``kept`` counts those among the rows of the last call."""
+    def advance(self, kept: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append tokens to each row that goes on; ``kept`` counts those among the rows of the last call.
+
+        Returns:
+            Logits of what follows each of the tokens, row after row, shape (tokens, vocabulary).
+        """
+        ...
+
+    def retract(self, counts: Sequence[int]) -> None:
+        """Take back the last so many tokens of each row of the last call."""
         ...
 
     def end(self) -> None:
@@ -98,6 +107,7 @@ class Reply:
         self.ids: list[int] = []
         self.tokens: list[int] = []
         """What was generated: `ids`, and the end-of-turn token if it came."""
+        self.complete = False
         self.temperature = request.temperature
         self._words, self._limit = words, max_new_tokens
         self._branch = request.branch
@@ -122,27 +132,30 @@ class Reply:
         rank, self._branch = self._branch, 0
         return rank
 
+    @property
+    def room(self) -> int:
+        """Tokens that may still be generated."""
+        return self._limit - self.written
+
     def take(self, token: int) -> bool:
         """Append a token; False where the response is complete."""
         self.tokens.append(token)
         if token in self._words.end_ids:
-            return False
-        self.ids.append(token)
-        return self.written < self._limit and not self._words.action_is_complete(self.ids)
+            self.complete = True
+        else:
+            self.ids.append(token)
+            self.complete = not self.room or self._words.action_is_complete(self.ids)
+        return not self.complete
 
 
-def choose_tokens(logits: Tensor, replies: Sequence[Reply]) -> list[int]:
-    """The next token of each row; logits of shape (rows, vocabulary)."""
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for row, reply in enumerate(replies):
-        rank = reply.branch()
-        if rank:
-            # a stable order breaks ties as argmax does, so no token has two ranks
-            order = torch.sort(logits[row], descending=True, stable=True).indices
-            tokens[row] = int(order[min(rank, len(order) - 1)])
-        elif reply.temperature > 0:
-            tokens[row] = _sample(logits[row], reply.temperature, reply.draw())
-    return tokens
+def choose_token(logits: Tensor, likeliest: int, reply: Reply) -> int:
+    """The next token of a response; logits of shape (vocabulary,), of which the likeliest is known."""
+    rank = reply.branch()
+    if rank:
+        # a stable order breaks ties as argmax does, so no token has two ranks
+        order = torch.sort(logits, descending=True, stable=True).indices
+        return int(order[min(rank, len(order) - 1)])
+    return _sample(logits, reply.temperature, reply.draw()) if reply.temperature > 0 else likeliest
 
 
 def _sample(logits: Tensor, temperature: float, draw: float) -> int:
@@ -152,21 +165,67 @@ def _sample(logits: Tensor, temperature: float, draw: float) -> int:
     return min(int(torch.searchsorted(cumulative, target, right=True)), len(cumulative) - 1)
 
 
-def generate(engine: Engine, requests: Sequence[Request], words: Words, max_new_tokens: int) -> list[Reply]:
-    """Continue every prompt to the end of its response; rows that are complete leave the batch."""
+def generate(
+    engine: Engine, requests: Sequence[Request], words: Words, max_new_tokens: int, drafts: Drafts | None = None
+) -> list[Reply]:
+    """Continue every prompt to the end of its response; rows that are complete leave the batch.
+
+    Args:
+        engine: computes logits.
+        requests: the prompts.
+        words: what tokens mean.
+        max_new_tokens: longest response.
+        drafts: guesses at how responses go on, of which each pass tries some; None: one token per row and pass. The
+            engine must be one that appends several tokens to a row.
+    """
     replies = [Reply(request, words, max_new_tokens) for request in requests]
     try:
         logits = engine.begin(requests, max_new_tokens)
-        active = replies
+        active, guesses = replies, [list[int]() for _ in replies]
         while True:
-            tokens = choose_tokens(logits, active)
-            kept = [row for row, (reply, token) in enumerate(zip(active, tokens, strict=True)) if reply.take(token)]
+            wrong = _take(logits, active, guesses)
+            if drafts is not None:
+                engine.retract(wrong)
+                _remember(drafts, active, guesses, wrong)
+            kept = [row for row, reply in enumerate(active) if not reply.complete]
             if not kept:
                 return replies
             active = [active[row] for row in kept]
-            logits = engine.advance(kept, [tokens[row] for row in kept])
+            guesses = [drafts.guess(reply.ids, reply.room - 1) if drafts else [] for reply in active]
+            logits = engine.advance(
+                kept, [[reply.ids[-1], *guess] for reply, guess in zip(active, guesses, strict=True)]
+            )
     finally:
         engine.end()
+
+
+def _take(logits: Tensor, replies: Sequence[Reply], guesses: Sequence[Sequence[int]]) -> list[int]:
+    """Let each response take what follows: as long as its guesses come true, and one token more.
+
+    Returns:
+        How many guesses of each row were wrong, the first of them and all after it.
+    """
+    likeliest: list[int] = logits.argmax(dim=-1).tolist()
+    wrong: list[int] = []
+    begin = 0
+    for reply, guess in zip(replies, guesses, strict=True):
+        for place in range(len(guess) + 1):
+            token = choose_token(logits[begin + place], likeliest[begin + place], reply)
+            right = guess[place : place + 1] == [token]
+            if not reply.take(token) or not right:
+                break
+        wrong.append(len(guess) - place - right)
+        begin += len(guess) + 1
+    return wrong
+
+
+def _remember(drafts: Drafts, replies: Sequence[Reply], guesses: Sequence[Sequence[int]], wrong: Sequence[int]) -> None:
+    """Learn from the responses that are complete, and keep count of how well was guessed."""
+    drafts.guessed += sum(map(len, guesses))
+    drafts.right += sum(map(len, guesses)) - sum(wrong)
+    for reply in replies:
+        if reply.complete:
+            drafts.learn(reply.tokens)
 
 
 class ReencodingEngine:
@@ -186,13 +245,17 @@ class ReencodingEngine:
         self._cache = DynamicCache(config=self._model.config)
         return self._forward(torch.tensor(rows, device=self._model.device))
 
-    def advance(self, kept: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    def advance(self, kept: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
         if len(kept) < len(self._mask):
             rows = torch.tensor(kept, device=self._model.device)
             self._mask = self._mask[rows]
             self._cache.batch_select_indices(rows)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), 1)], dim=1)
-        return self._forward(torch.tensor(tokens, device=self._model.device)[:, None])
+        return self._forward(torch.tensor(tokens, device=self._model.device))
+
+    def retract(self, counts: Sequence[int]) -> None:
+        if any(counts):
+            raise NotImplementedError("this engine appends one token at a time and takes none back")
 
     def end(self) -> None:
         self._cache = None

@@ -13,11 +13,13 @@ import torch
 
 from icto_gym.dialogue import OMITTED, Message
 from icto_gym.errors import ConfigError, check_name
+from trainers.config import at_least
 from trainers.markers import Marker, start_markers
 from trainers.models.config import DTYPES
 from trainers.models.loading import cast_weights, causal_lm, load_model
 from trainers.policies.base import Turn, Usage
 from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
+from trainers.policies.drafts import Drafts
 from trainers.policies.ragged import CachedEngine, reproduces
 from trainers.tokenization import encode_prompt, end_of_turn_ids
 
@@ -40,7 +42,8 @@ class HFPolicy:
 
     A response ends at the end of the turn, after ``max_new_tokens``, or once an ``Action:`` line is
     complete. In float32 `act` gives equal responses for equal turns, whatever stands beside them in the batch; in 16
-    bits sums over another number of rows round otherwise, and now and then another token is the likeliest.
+    bits sums over another number of rows (or of guesses, see ``draft_tokens``) round otherwise, and now and then another
+    token is the likeliest.
 
     A conversation too long for the model loses its oldest observations (never the task or what is seen
     now), four at a time, until the response fits; if it still does not fit, the response is ``""``, which
@@ -62,6 +65,7 @@ class HFPolicy:
         max_context: int | None = None,
         cache: bool = True,
         cache_bytes: int = 3 << 30,
+        draft_tokens: int = 8,
         marker: Marker | None = None,
     ) -> None:
         """Args:
@@ -73,6 +77,8 @@ class HFPolicy:
         max_context: longest conversation with its response, in tokens; default: what the model was made for.
         cache: keep keys and values over the turns of an episode; the responses are the same without.
         cache_bytes: bound of that memory; where it is reached, some conversations are read anew.
+        draft_tokens: tokens of a response that are guessed ahead, at most, from what was written before (see
+            `trainers.policies.drafts`); in float32 the responses are the same without. 0, or without ``cache``: none.
         marker: put into every task (see `trainers.markers`); a checkpoint that was trained with markers brings its own.
         """
         if max_new_tokens < 1 or batch_size < 1:
@@ -80,6 +86,7 @@ class HFPolicy:
                 f"max_new_tokens and batch_size count from 1; got max_new_tokens={max_new_tokens}, "
                 f"batch_size={batch_size}."
             )
+        at_least("draft_tokens", draft_tokens, 0)
         self.name = name
         self.model, self.tokenizer = causal_lm(model), tokenizer
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
@@ -93,6 +100,8 @@ class HFPolicy:
         self._engine: Engine = ReencodingEngine(self.model)
         if cache:
             self._engine = self._caching_engine(cache_bytes) or self._engine
+        ahead = draft_tokens if isinstance(self._engine, CachedEngine) else 0
+        self._drafts = Drafts(ahead) if ahead else None
 
     @classmethod
     def load(cls, source: str, *, name: str | None = None, dtype: str | None = None, **options: Any) -> HFPolicy:
@@ -134,7 +143,7 @@ class HFPolicy:
         with _for_generation(self.model):
             self._notice_new_weights()
             for batch in self._batches(requests):
-                replies += generate(self._engine, batch, self._words, self.max_new_tokens)
+                replies += generate(self._engine, batch, self._words, self.max_new_tokens, self._drafts)
         written = iter(replies)
         return [Written([], [], "") if prompt is None else self._written(prompt, next(written)) for prompt in prompts]
 

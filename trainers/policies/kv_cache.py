@@ -52,6 +52,8 @@ class CacheShape:
     """Numbers per head."""
     dtype: torch.dtype
     device: torch.device
+    groups: int = 1
+    """Query heads that share a key-value head."""
 
     @property
     def bytes_per_token(self) -> int:

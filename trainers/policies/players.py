@@ -26,6 +26,9 @@ class ActingConfig:
     """Longest response, in tokens."""
     batch_size: int = field(default=32, metadata=MACHINE)
     """Conversations computed together; in float32 results do not depend on it."""
+    draft_tokens: int = field(default=8, metadata=MACHINE)
+    """Tokens that are guessed ahead of each response, at most, from what the policy wrote before; those that the model
+    says itself need no pass of their own. In float32 results do not depend on it; 0: one token at a time."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = field(default=None, metadata=LATER)
     """Precision in which it plays; None: that of its weights. bfloat16 halves their memory, and takes a third of the
     time off where the hardware multiplies in it (`icto doctor`). In 16 bits a response may depend on what else is in

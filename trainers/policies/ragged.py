@@ -38,14 +38,36 @@ class Piece(NamedTuple):
     tokens: list[int]
 
 
+class Run(NamedTuple):
+    """Rows that attend together when few tokens of each are new."""
+
+    slot: int
+    """Of the first row; the others follow."""
+    rows: int
+    offset: int
+    """Of the first row's first token in the packed sequence."""
+    new: int
+    """Tokens of each row."""
+    longest: int
+    """Keys of the longest row, these tokens included."""
+    mask: Tensor | None
+    """Added to the scores, (rows, 1, query positions, longest); None: every row sees every key."""
+
+
 class RaggedPass:
     """One forward pass over packed pieces: where each row's tokens stand, and how they attend."""
 
-    def __init__(self, cache: KVCache, pieces: Sequence[Piece]) -> None:
+    def __init__(self, cache: KVCache, pieces: Sequence[Piece], *, decoding: bool = False) -> None:
+        """Args:
+        cache: holds the rows' earlier tokens, and will hold these.
+        pieces: what is new of each row.
+        decoding: a few tokens for each of many rows, which attend together, and the logits after all of them are
+            wanted; else long pieces, each of which attends by itself, and the logits at their ends.
+        """
         self._cache, self._pieces = cache, pieces
         self._starts = [len(piece.row.ids) for piece in pieces]
         self._lengths = [len(piece.tokens) for piece in pieces]
-        self._decoding = all(length == 1 for length in self._lengths)
+        self._decoding = decoding
         if self._decoding:
             self._plan_runs()
         else:
@@ -57,17 +79,17 @@ class RaggedPass:
         ids = [token for piece in self._pieces for token in piece.tokens]
         spans = zip(self._starts, self._lengths, strict=True)
         positions = [position for start, length in spans for position in range(start, start + length)]
-        last = torch.tensor(self._lengths).cumsum(0) - 1
+        wanted = torch.arange(len(ids)) if self._decoding else torch.tensor(self._lengths).cumsum(0) - 1
         return {
             "input_ids": torch.tensor([ids], device=device),
             "position_ids": torch.tensor([positions], device=device),
-            "logits_to_keep": last.to(device),
+            "logits_to_keep": wanted.to(device),
         }
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """Store the new keys and values, shape (1, heads, tokens, width), and attend; returns query's shape."""
         if self._decoding:
-            return self._attend_single(layer, query, key, value, scaling)
+            return self._attend_runs(layer, query, key, value, scaling)
         return self._attend_spans(layer, query, key, value, scaling)
 
     def commit(self) -> None:
@@ -76,15 +98,20 @@ class RaggedPass:
             piece.row.ids += piece.tokens
 
     def _plan_runs(self) -> None:
-        """Rows in neighbouring slots attend together, each masked to its own length."""
-        device = self._cache.shape.device
+        """Rows in neighbouring slots with as many tokens attend together, each masked to its own length."""
+        device, lengths = self._cache.shape.device, self._lengths
         slots = [piece.row.slot for piece in self._pieces]
-        self._slots, self._places = torch.tensor(slots, device=device), torch.tensor(self._starts, device=device)
-        self._runs: list[tuple[int, int, int, int, Tensor | None]] = []
-        first = 0
+        places = [range(start, start + length) for start, length in zip(self._starts, lengths, strict=True)]
+        self._slots = torch.tensor(slots).repeat_interleave(torch.tensor(lengths)).to(device)
+        self._places = torch.tensor([place for row in places for place in row], device=device)
+        self._runs: list[Run] = []
+        first = offset = 0
         for number in range(1, len(slots) + 1):
-            if number == len(slots) or slots[number] != slots[number - 1] + 1:
-                self._runs.append((first, number, slots[first], *self._mask(first, number)))
+            ended = number == len(slots) or (slots[number], lengths[number]) != (slots[number - 1] + 1, lengths[first])
+            if ended:
+                longest, mask = self._mask(first, number)
+                self._runs.append(Run(slots[first], number - first, offset, lengths[first], longest, mask))
+                offset += (number - first) * lengths[first]
                 first = number
 
     def _plan_spans(self) -> None:
@@ -100,34 +127,36 @@ class RaggedPass:
             offset += length
 
     def _mask(self, first: int, end: int) -> tuple[int, Tensor | None]:
-        """The longest length in a run, this token included, and what hides the rest of the shorter rows."""
-        lengths = [start + 1 for start in self._starts[first:end]]
-        longest = max(lengths)
-        if min(lengths) == longest:
+        """The most keys that a row of a run sees, and what hides those that others do not see from them."""
+        count, device, dtype = self._lengths[first], self._cache.shape.device, self._cache.shape.dtype
+        longest = max(self._starts[first:end]) + count
+        if count == 1 and min(self._starts[first:end]) + 1 == longest:
             return longest, None
-        places = torch.arange(longest, device=self._places.device)
-        hidden = places > self._places[first:end, None]
-        mask = torch.zeros(hidden.shape, dtype=self._cache.shape.dtype, device=hidden.device)
-        return longest, mask.masked_fill_(hidden, float("-inf"))[:, None, None, :]
+        starts = torch.tensor(self._starts[first:end], device=device)[:, None, None]
+        own = torch.arange(count, device=device)[:, None]
+        hidden = torch.arange(longest, device=device) > starts + own
+        groups = self._cache.shape.groups if count > 1 else 1  # of one token, one mask serves all heads
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+        return longest, mask.repeat(1, groups, 1)[:, None]
 
-    def _attend_single(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """One new token per row. Query heads that share a key-value head stand in for query positions."""
+    def _attend_runs(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        """A few new tokens per row. Query heads that share a key-value head stand in for query positions."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         keys[self._slots, :, self._places] = key[0].transpose(0, 1)
         values[self._slots, :, self._places] = value[0].transpose(0, 1)
-        heads, rows, width = query.shape[1:]
-        queries = query[0].transpose(0, 1).reshape(rows, key.shape[1], heads // key.shape[1], width)
-        parts = [
-            scaled_dot_product_attention(
-                queries[first:end],
-                keys[slot : slot + end - first, :, :longest],
-                values[slot : slot + end - first, :, :longest],
+        shared = key.shape[1]
+        parts: list[Tensor] = []
+        for slot, rows, offset, new, longest, mask in self._runs:
+            asked = query[0, :, offset : offset + rows * new].unflatten(1, (rows, new)).unflatten(0, (shared, -1))
+            attended = scaled_dot_product_attention(
+                asked.permute(2, 0, 1, 3, 4).flatten(2, 3),
+                keys[slot : slot + rows, :, :longest],
+                values[slot : slot + rows, :, :longest],
                 attn_mask=mask,
                 scale=scaling,
             )
-            for first, end, slot, longest, mask in self._runs
-        ]
-        return torch.cat(parts).reshape(rows, heads, width)[None]
+            parts.append(attended.unflatten(2, (-1, new)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1))
+        return torch.cat(parts)[None]
 
     def _attend_spans(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """Several new tokens per row: causal among themselves, all of the row's past before them."""
@@ -225,13 +254,19 @@ class CachedEngine:
                 logits[number] = row_logits
         return torch.stack([logits[number] for number in range(len(requests))])
 
-    def advance(self, kept: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    def advance(self, kept: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
         self._rows = [self._rows[number] for number in kept]
         order = sorted(range(len(kept)), key=lambda number: self._rows[number].slot)
-        logits = self._forward([Piece(self._rows[number], [tokens[number]]) for number in order])
-        back = torch.empty(len(order), dtype=torch.long)
-        back[torch.tensor(order)] = torch.arange(len(order))
-        return logits[back.to(logits.device)]
+        pieces = [Piece(self._rows[number], list(tokens[number])) for number in order]
+        logits = self._forward(pieces, decoding=True)
+        if order == sorted(order):
+            return logits
+        found = dict(zip(order, logits.split([len(piece.tokens) for piece in pieces]), strict=True))
+        return torch.cat([found[number] for number in range(len(order))])
+
+    def retract(self, counts: Sequence[int]) -> None:
+        for row, count in zip(self._rows, counts, strict=True):
+            row.ids = row.ids[: len(row.ids) - count]
 
     def end(self) -> None:
         for name in self._nameless:
@@ -286,9 +321,9 @@ class CachedEngine:
         for number, place in ending:
             yield number, logits[place]
 
-    def _forward(self, pieces: list[Piece]) -> Tensor:
-        """Logits after each piece, shape (pieces, vocabulary)."""
-        running = RaggedPass(self.cache, pieces)
+    def _forward(self, pieces: list[Piece], *, decoding: bool = False) -> Tensor:
+        """Logits after each piece, or after each token when decoding, shape (pieces or tokens, vocabulary)."""
+        running = RaggedPass(self.cache, pieces, decoding=decoding)
         with _ragged_attention(self._model, running):
             output = self._model(**running.inputs(), use_cache=False)
         running.commit()
@@ -315,22 +350,26 @@ def cache_shape(model: Any) -> CacheShape:
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return CacheShape(config.num_hidden_layers, key_heads, width, model.dtype, model.device)
+    return CacheShape(config.num_hidden_layers, key_heads, width, model.dtype, model.device, heads // key_heads)
 
 
 def reproduces(engine: CachedEngine, model: Any) -> str:
     """Why the engine does not compute what the model does on its own, or ``""`` where it does.
 
-    Two rows are read in two parts each and compared with one plain pass over each of them.
+    Two rows are read in parts, of which one is taken back, and compared with one plain pass over each of them.
     """
     generator = torch.Generator().manual_seed(0)
     size = model.config.get_text_config().vocab_size
     rows = [torch.randint(size, (length,), generator=generator).tolist() for length in (9, 5)]
     try:
         engine.begin([Request(f"\0check {number}", row[:4], 0.0, 0) for number, row in enumerate(rows)], 8)
-        packed = engine.begin([Request(f"\0check {number}", row, 0.0, 0) for number, row in enumerate(rows)], 8)
-        packed = engine.advance([0, 1], [3, 4])
-        plain = [model(torch.tensor([[*row, 3 + n]], device=model.device)).logits[0, -1] for n, row in enumerate(rows)]
+        engine.begin([Request(f"\0check {number}", row, 0.0, 0) for number, row in enumerate(rows)], 8)
+        engine.advance([0, 1], [[5], [6]])
+        engine.retract([1, 0])
+        packed = engine.advance([0, 1], [[3], [4, 5]])
+        rows = [[*rows[0], 3], [*rows[1], 6, 4, 5]]
+        plain = [model(torch.tensor([row], device=model.device)).logits[0] for row in rows]
+        plain = [plain[0][-1], plain[1][-2], plain[1][-1]]
     except (NotImplementedError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         return f"{type(error).__name__}: {error}"
     finally:

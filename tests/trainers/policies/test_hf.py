@@ -12,7 +12,7 @@ from trainers.models.config import LoRAConfig, ModelConfig
 from trainers.models.loading import load_model
 from trainers.policies import make_policy
 from trainers.policies.base import Turn, Usage
-from trainers.policies.decoding import Reply, Request, Words, _sample, choose_tokens
+from trainers.policies.decoding import Reply, Request, Words, _sample, choose_token
 from trainers.policies.hf import HFPolicy, shortened
 from trainers.tokenization import encode_prompt, end_of_turn_ids
 
@@ -132,23 +132,21 @@ class Scripted(Words):
 
 def test_a_branch_begins_the_thought_with_a_less_likely_word_once():
     reply = Reply(Request("", [], 0.0, 0, branch=2), Scripted(TINY.tokenizer, [1]), 9)
-    logits = torch.zeros(1, 16)
-    logits[0, [7, 9, 8]] = torch.tensor([3.0, 2.0, 1.0])
-    written = []
+    logits = torch.zeros(16)
+    logits[[7, 9, 8]] = torch.tensor([3.0, 2.0, 1.0])
     for _ in range(3):
-        written += (token := choose_tokens(logits, [reply]))
-        reply.take(token[0])
-    assert written == [7, 8, 7]
+        reply.take(choose_token(logits, 7, reply))
+    assert reply.ids == [7, 8, 7]
 
 
 def test_equally_likely_words_are_all_tried_once():
-    logits = torch.zeros(1, 16)
-    logits[0, [3, 7]] = 5.0
+    logits = torch.zeros(16)
+    logits[[3, 7]] = 5.0
     found = []
     for rank in (0, 1, 99):
         reply = Reply(Request("", [], 0.0, 0, branch=rank), Scripted(TINY.tokenizer, [1]), 9)
         reply.take(7)
-        found += choose_tokens(logits, [reply])
+        found.append(choose_token(logits, 3, reply))
     assert found == [3, 7, 15]
 
 
