@@ -42,7 +42,7 @@ class HFPolicy:
 
     A response ends at the end of the turn, after ``max_new_tokens``, or once an ``Action:`` line is
     complete. In float32 `act` gives equal responses for equal turns, whatever stands beside them in the batch; in 16
-    bits sums over another number of rows (or of guesses, see ``draft_tokens``) round otherwise, and now and then another
+    bits sums over another number of rows (or guesses, see ``draft_tokens``) round otherwise, and now and then another
     token is the likeliest.
 
     A conversation too long for the model loses its oldest observations (never the task or what is seen
