@@ -18,9 +18,9 @@ from trainers.markers import Marker, start_markers
 from trainers.models.config import DTYPES
 from trainers.models.loading import cast_weights, causal_lm, load_model
 from trainers.policies.base import Turn, Usage
+from trainers.policies.cached import CachedEngine, reproduces
 from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
 from trainers.policies.drafts import Drafts
-from trainers.policies.ragged import CachedEngine, reproduces
 from trainers.tokenization import encode_prompt, end_of_turn_ids
 
 logger = logging.getLogger(__name__)

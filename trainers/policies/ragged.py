@@ -7,7 +7,6 @@ It enters a Transformers model as an attention implementation of its own, withou
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,16 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from trainers.policies.decoding import Request
-from trainers.policies.kv_cache import WORTH_COPYING, CacheShape, KVCache, Row, common_prefix, shared_beginning
-
-logger = logging.getLogger(__name__)
+from trainers.policies.kv_cache import KVCache, Row
 
 IMPLEMENTATION = "icto_ragged"
-PACKED_TOKENS = 1024
-"""Most new tokens in one pass: enough to keep the processor busy, and it bounds the memory of activations."""
 QUERY_BLOCK = 512
 """Most queries of one row that attend at once; bounds the memory of the mask."""
+
+PADS = False
+"""Rows with fewer tokens than their neighbours are padded to attend with them: on a GPU, always, for a call of its own
+costs more there than what is computed for nothing; on a processor it is the other way round."""
 
 _current = threading.local()
 
@@ -52,6 +50,9 @@ class Run(NamedTuple):
     """Keys of the longest row, these tokens included."""
     mask: Tensor | None
     """Added to the scores, (rows, 1, query positions, longest); None: every row sees every key."""
+    padding: tuple[Tensor, Tensor] | None
+    """Where rows have fewer tokens than others: the place of each in the packed sequence, and which are the row's own,
+    shape (rows * new,)."""
 
 
 class RaggedPass:
@@ -68,6 +69,7 @@ class RaggedPass:
         self._starts = [len(piece.row.ids) for piece in pieces]
         self._lengths = [len(piece.tokens) for piece in pieces]
         self._decoding = decoding
+        self._pads = PADS or cache.shape.device.type != "cpu"
         if self._decoding:
             self._plan_runs()
         else:
@@ -98,7 +100,7 @@ class RaggedPass:
             piece.row.ids += piece.tokens
 
     def _plan_runs(self) -> None:
-        """Rows in neighbouring slots with as many tokens attend together, each masked to its own length."""
+        """Rows in neighbouring slots attend together, each masked to its own length."""
         device, lengths = self._cache.shape.device, self._lengths
         slots = [piece.row.slot for piece in self._pieces]
         places = [range(start, start + length) for start, length in zip(self._starts, lengths, strict=True)]
@@ -107,12 +109,22 @@ class RaggedPass:
         self._runs: list[Run] = []
         first = offset = 0
         for number in range(1, len(slots) + 1):
-            ended = number == len(slots) or (slots[number], lengths[number]) != (slots[number - 1] + 1, lengths[first])
-            if ended:
-                longest, mask = self._mask(first, number)
-                self._runs.append(Run(slots[first], number - first, offset, lengths[first], longest, mask))
-                offset += (number - first) * lengths[first]
+            beside = number < len(slots) and slots[number] == slots[number - 1] + 1
+            if not beside or (lengths[number] != lengths[first] and not self._pads):
+                self._runs.append(self._run(first, number, offset))
+                offset += sum(lengths[first:number])
                 first = number
+
+    def _run(self, first: int, end: int, offset: int) -> Run:
+        lengths, new = self._lengths[first:end], max(self._lengths[first:end])
+        padding = None
+        if min(lengths) < new:
+            own, place = torch.tensor(lengths)[:, None], torch.arange(new)
+            begins = offset + own.cumsum(0) - own
+            index = begins + torch.minimum(place, own - 1)
+            device = self._cache.shape.device
+            padding = index.flatten().to(device), (place < own).flatten().to(device)
+        return Run(self._pieces[first].row.slot, end - first, offset, new, *self._mask(first, end), padding)
 
     def _plan_spans(self) -> None:
         """Each row attends by itself, long ones in blocks: (row, first query, end, keys seen, causal mask)."""
@@ -128,8 +140,9 @@ class RaggedPass:
 
     def _mask(self, first: int, end: int) -> tuple[int, Tensor | None]:
         """The most keys that a row of a run sees, and what hides those that others do not see from them."""
-        count, device, dtype = self._lengths[first], self._cache.shape.device, self._cache.shape.dtype
-        longest = max(self._starts[first:end]) + count
+        count, device, dtype = max(self._lengths[first:end]), self._cache.shape.device, self._cache.shape.dtype
+        seen = [start + length for start, length in zip(self._starts, self._lengths, strict=True)]
+        longest = max(seen[first:end])
         if count == 1 and min(self._starts[first:end]) + 1 == longest:
             return longest, None
         starts = torch.tensor(self._starts[first:end], device=device)[:, None, None]
@@ -146,8 +159,9 @@ class RaggedPass:
         values[self._slots, :, self._places] = value[0].transpose(0, 1)
         shared = key.shape[1]
         parts: list[Tensor] = []
-        for slot, rows, offset, new, longest, mask in self._runs:
-            asked = query[0, :, offset : offset + rows * new].unflatten(1, (rows, new)).unflatten(0, (shared, -1))
+        for slot, rows, offset, new, longest, mask, padding in self._runs:
+            asked = query[0, :, offset : offset + rows * new] if padding is None else query[0, :, padding[0]]
+            asked = asked.unflatten(1, (rows, new)).unflatten(0, (shared, -1))
             attended = scaled_dot_product_attention(
                 asked.permute(2, 0, 1, 3, 4).flatten(2, 3),
                 keys[slot : slot + rows, :, :longest],
@@ -155,7 +169,8 @@ class RaggedPass:
                 attn_mask=mask,
                 scale=scaling,
             )
-            parts.append(attended.unflatten(2, (-1, new)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1))
+            part = attended.unflatten(2, (-1, new)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+            parts.append(part if padding is None else part[padding[1]])
         return torch.cat(parts)[None]
 
     def _attend_spans(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
@@ -196,7 +211,7 @@ def _attention(
 
 
 @contextmanager
-def _ragged_attention(model: Any, running: RaggedPass) -> Iterator[None]:
+def ragged_attention(model: Any, running: RaggedPass) -> Iterator[None]:
     """Let the model attend by `RaggedPass` for one pass, and as before afterwards."""
     from transformers import AttentionInterface
 
@@ -217,165 +232,3 @@ def _configurations(model: Any) -> list[Any]:
     """Of the model and of its layers, which may have their own: in training they read a copy without dropout."""
     found = [getattr(module, "config", None) for module in model.modules()]
     return list({id(config): config for config in found if hasattr(config, "_attn_implementation")}.values())
-
-
-class CachedEngine:
-    """Computes only new tokens, over the kept keys and values of each episode (see `decoding.Engine`)."""
-
-    def __init__(self, model: Any, *, max_bytes: int) -> None:
-        """Raises:
-        NotImplementedError: the model attends in a way that this engine does not reproduce.
-        """
-        self._model = model
-        self.cache = KVCache(cache_shape(model), max_bytes)
-        self._rows: list[Row] = []
-        self._nameless: list[str] = []
-        self.encoded_tokens = 0
-        """Tokens computed so far, prompts and responses."""
-
-    def rows_that_fit(self, tokens: int) -> int:
-        """How many conversations of so many tokens may be computed together."""
-        return self.cache.rows_that_fit(tokens)
-
-    def begin(self, requests: Sequence[Request], room: int) -> Tensor:
-        longest = max(len(request.prompt) for request in requests) + room
-        self._nameless, names = _row_names(requests)
-        self._rows = self.cache.open(names, longest)
-        logits: dict[int, Tensor] = {}
-        waiting = list(range(len(requests)))
-        for number in waiting:
-            row, prompt = self._rows[number], requests[number].prompt
-            row.ended = False
-            # the last token is always computed: its logits are what is asked for
-            row.ids = row.ids[: min(common_prefix(row.ids, prompt), len(prompt) - 1)]
-        while waiting:
-            now, waiting = self._share(requests, waiting)
-            for number, row_logits in self._read(now, requests):
-                logits[number] = row_logits
-        return torch.stack([logits[number] for number in range(len(requests))])
-
-    def advance(self, kept: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        self._rows = [self._rows[number] for number in kept]
-        order = sorted(range(len(kept)), key=lambda number: self._rows[number].slot)
-        pieces = [Piece(self._rows[number], list(tokens[number])) for number in order]
-        logits = self._forward(pieces, decoding=True)
-        if order == sorted(order):
-            return logits
-        found = dict(zip(order, logits.split([len(piece.tokens) for piece in pieces]), strict=True))
-        return torch.cat([found[number] for number in range(len(order))])
-
-    def retract(self, counts: Sequence[int]) -> None:
-        for row, count in zip(self._rows, counts, strict=True):
-            row.ids = row.ids[: len(row.ids) - count]
-
-    def end(self) -> None:
-        for name in self._nameless:
-            self.cache.forget(name)
-        self._rows = []
-
-    def forget(self, episode: str) -> None:
-        """The episode has ended."""
-        self.cache.forget(episode)
-
-    def clear(self) -> None:
-        """Drop what is kept, as when the model's weights have changed."""
-        self.cache.clear()
-
-    def _share(self, requests: Sequence[Request], waiting: list[int]) -> tuple[list[int], list[int]]:
-        """Copy shared beginnings; rows that would share more with one still to be computed wait for it."""
-        now: list[int] = []
-        later: list[int] = []
-        for number in waiting:
-            row, usable = self._rows[number], requests[number].prompt[:-1]
-            shared, source = self.cache.best_source(usable, len(row.ids) + WORTH_COPYING)
-            wanted = max(shared, len(row.ids)) + WORTH_COPYING
-            if any(shared_beginning(usable, requests[other].prompt, wanted) for other in now):
-                later.append(number)
-                continue
-            if source is not None:
-                self.cache.copy(source, row, shared)
-            now.append(number)
-        return now, later
-
-    def _read(self, numbers: Sequence[int], requests: Sequence[Request]) -> Iterator[tuple[int, Tensor]]:
-        """Compute what the rows lack, in packs of bounded size; yields each row's logits at its prompt's end."""
-        pack: list[Piece] = []
-        ending: list[tuple[int, int]] = []
-        space = PACKED_TOKENS
-        for number in numbers:
-            row, rest = self._rows[number], requests[number].prompt[len(self._rows[number].ids) :]
-            while rest:
-                part, rest = rest[:space], rest[space:]
-                pack.append(Piece(row, part))
-                space -= len(part)
-                if not rest:
-                    ending.append((number, len(pack) - 1))
-                if space == 0:
-                    yield from self._flush(pack, ending)
-                    pack, ending, space = [], [], PACKED_TOKENS
-        if pack:
-            yield from self._flush(pack, ending)
-
-    def _flush(self, pack: list[Piece], ending: list[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
-        logits = self._forward(pack)
-        for number, place in ending:
-            yield number, logits[place]
-
-    def _forward(self, pieces: list[Piece], *, decoding: bool = False) -> Tensor:
-        """Logits after each piece, or after each token when decoding, shape (pieces or tokens, vocabulary)."""
-        running = RaggedPass(self.cache, pieces, decoding=decoding)
-        with _ragged_attention(self._model, running):
-            output = self._model(**running.inputs(), use_cache=False)
-        running.commit()
-        self.encoded_tokens += sum(len(piece.tokens) for piece in pieces)
-        return output.logits[0].float()
-
-
-def _row_names(requests: Sequence[Request]) -> tuple[list[str], list[str]]:
-    """Rows without an episode, or with one that another row has, are named by their place; those names, and all."""
-    names: list[str] = []
-    nameless: list[str] = []
-    for number, request in enumerate(requests):
-        name = request.episode
-        if not name or name in names:
-            name = f"\0{number}"
-            nameless.append(name)
-        names.append(name)
-    return nameless, names
-
-
-def cache_shape(model: Any) -> CacheShape:
-    """What the model keeps per token, read off its configuration."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return CacheShape(config.num_hidden_layers, key_heads, width, model.dtype, model.device, heads // key_heads)
-
-
-def reproduces(engine: CachedEngine, model: Any) -> str:
-    """Why the engine does not compute what the model does on its own, or ``""`` where it does.
-
-    Two rows are read in parts, of which one is taken back, and compared with one plain pass over each of them.
-    """
-    generator = torch.Generator().manual_seed(0)
-    size = model.config.get_text_config().vocab_size
-    rows = [torch.randint(size, (length,), generator=generator).tolist() for length in (9, 5)]
-    try:
-        engine.begin([Request(f"\0check {number}", row[:4], 0.0, 0) for number, row in enumerate(rows)], 8)
-        engine.begin([Request(f"\0check {number}", row, 0.0, 0) for number, row in enumerate(rows)], 8)
-        engine.advance([0, 1], [[5], [6]])
-        engine.retract([1, 0])
-        packed = engine.advance([0, 1], [[3], [4, 5]])
-        rows = [[*rows[0], 3], [*rows[1], 6, 4, 5]]
-        plain = [model(torch.tensor([row], device=model.device)).logits[0] for row in rows]
-        plain = [plain[0][-1], plain[1][-2], plain[1][-1]]
-    except (NotImplementedError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-        return f"{type(error).__name__}: {error}"
-    finally:
-        engine.clear()
-        engine.encoded_tokens = 0
-    difference = float((packed - torch.stack(plain).float()).abs().max())
-    scale = max(1.0, float(torch.stack(plain).float().abs().max()))
-    tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
-    return "" if difference <= tolerance * scale else f"logits differ by {difference:.2g}"

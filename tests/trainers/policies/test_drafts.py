@@ -93,8 +93,10 @@ def test_guesses_are_of_what_was_seen_and_fit(responses, written):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("seed", range(3))
-def test_whatever_is_guessed_the_responses_are_the_same(temperature, seed):
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("pads", [False, True])
+def test_whatever_is_guessed_the_responses_are_the_same(temperature, seed, pads, monkeypatch):
+    monkeypatch.setattr("trainers.policies.ragged.PADS", pads)  # as on a GPU
     expected = play(policy(draft_tokens=0), turns=4, temperature=temperature)
     assert play(policy(), turns=4, temperature=temperature) == expected
     for size in (8, 2):

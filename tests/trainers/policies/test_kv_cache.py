@@ -11,10 +11,10 @@ from icto_gym.dialogue import Message
 from trainers.models.config import LoRAConfig, ModelConfig
 from trainers.models.loading import load_model, merged_for_generation
 from trainers.policies.base import Turn
+from trainers.policies.cached import CachedEngine, cache_shape, reproduces
 from trainers.policies.decoding import ReencodingEngine
 from trainers.policies.hf import HFPolicy
 from trainers.policies.kv_cache import ENDED_KEPT, CacheShape, KVCache, common_prefix, shared_beginning
-from trainers.policies.ragged import CachedEngine, cache_shape, reproduces
 from trainers.tokenization import encode_prompt
 from trainers.training.config import DPOConfig
 from trainers.training.engine import prepare
@@ -148,7 +148,7 @@ def test_turns_without_an_episode_or_with_the_same_one_do_not_mix():
 
 
 def test_long_prompts_are_read_in_packs(monkeypatch):
-    monkeypatch.setattr("trainers.policies.ragged.PACKED_TOKENS", 50)
+    monkeypatch.setattr("trainers.policies.cached.PACKED_TOKENS", 50)
     monkeypatch.setattr("trainers.policies.ragged.QUERY_BLOCK", 16)
     assert play(policy(), turns=2) == play(policy(cache=False), turns=2)
 
