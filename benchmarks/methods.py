@@ -5,14 +5,16 @@
     python benchmarks/methods.py --budget small --jobs 2 --bfloat16 --folder runs/bfloat16   # if `icto doctor` says so
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
+    python benchmarks/methods.py --budget small --all-test --rows rft      # all 337 test tasks, of finished rows
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
     python benchmarks/methods.py --budget small --seeds 2 --keep     # seeds whose folders are gone stay in the table
 
 Every method starts from the same clone and the same demonstrations, explores the same training tasks, and has the same
 number of settings to try; the best on dev by average reward (the clone itself included) is asked test and ood once.
-Controls stand beside them: rejection sampling, going on to clone with the same demonstrations (as many tokens as ICTO
-trains), and with twice as many demonstrations, which no other row has. Differences to the clone are paired bootstraps
-over tasks. Each method is a run folder: kill this at any point, and the same command goes on.
+Controls stand beside them: rejection sampling, also with as many more attempts as retries cost (`rft_more`), going on
+to clone with the same demonstrations (as many tokens as ICTO trains), and with twice as many, which no other row has.
+Differences to the clone are paired bootstraps over tasks. Each method is a run folder: kill this at any point, and the
+same command goes on.
 Rows that are not finished are left out of the table and named.
 """
 
@@ -21,7 +23,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +44,17 @@ from methods_rows import (
     iterations,
     settings,
 )
-from methods_table import write_tables
+from methods_table import ALL_TEST, chosen, write_tables
 
 from icto_gym.errors import ConfigError
-from icto_gym.files import read_json, write_json
+from icto_gym.files import read_json, write_json, write_text
 from trainers.config import config_difference, deciding, from_mapping, merged, read_yaml, to_mapping
 from trainers.diagnostics import budget as spent
+from trainers.evaluation.evaluate import evaluate_policy
 from trainers.methods import find_method
 from trainers.methods.best_of_n import bound
 from trainers.methods.common import evaluate_splits
+from trainers.policies.hf import HFPolicy
 from trainers.presets import fit_to, preset_values
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
@@ -155,6 +161,23 @@ def demonstrated_tasks(folder: Path, values: dict[str, Any], budget: Budget) -> 
     return path
 
 
+def ask_all_test(folder: Path, rows: Sequence[str]) -> None:
+    """Play the whole test split with what finished rows chose; the episodes that they were asked already stay."""
+    for row in rows:
+        found = chosen(folder, row)
+        if found is None:
+            logger.info("%s is not finished, so it is not asked", row)
+            continue
+        first, out = (found.played / "evaluation" / found.label / split for split in ("test", ALL_TEST))
+        record = read_json(first / "metrics.json")
+        recipe, config = record["recipe"], from_mapping(RolloutConfig, {**record["settings"], "max_tasks": None}, row)
+        if not (out / "trajectories.jsonl").exists():
+            write_text(out / "trajectories.jsonl", (first / "trajectories.jsonl").read_text(encoding="utf-8"))
+        checkpoint = str(first / recipe["spec"].removeprefix("hf:"))
+        load = partial(HFPolicy.load, checkpoint, **recipe["options"])
+        evaluate_policy(load, config, out, label=found.label, recipe=recipe)
+
+
 def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int) -> None:
     """Try the settings of a row on dev, and ask the final splits of the best one."""
     name, own, grid = ROWS[row]
@@ -220,6 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16, in training and in play")
     parser.add_argument("--jobs", type=int, default=1, help="so many rows at a time, each in a process of its own")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="only these methods, beside other processes")
+    parser.add_argument("--all-test", action="store_true", help="only ask finished rows, and sft, the whole test split")
     parser.add_argument("--table", action="store_true", help="only write the table from what is finished")
     parser.add_argument("--keep", action="store_true", help="seeds of the written table that are not in --folder stay")
     options = parser.parse_args(arguments)
@@ -240,6 +264,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"
+        if options.all_test:
+            ask_all_test(here, ["sft", *(options.rows or budget.methods)])
+            continue
         start = shared_clone(here / "sft", budget, seed)
         rows = options.rows or list(budget.methods)
         if options.jobs > 1:

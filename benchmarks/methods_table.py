@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from methods_seeds import by_task, over_seeds
 
@@ -15,7 +15,9 @@ from icto_gym.trajectory import Trajectory
 from trainers.config import read_yaml
 from trainers.evaluation.compare import paired_difference
 
-SPLITS = ("dev", "test", "ood")
+ALL_TEST = "test-all"
+"""The whole test split, where it was played beside the tasks that every row is asked."""
+SPLITS = ("dev", "test", "ood", ALL_TEST)
 CLONING = ("cloning_again", "more_cloning")
 """Controls whose own policy has the clone's name."""
 SHOWN = ("average_reward", "success_rate", "mean_actions")
@@ -25,22 +27,42 @@ def collect(folder: Path, methods: Sequence[str]) -> tuple[list[dict[str, Any]],
     """Every finished row, and the names of those that are not."""
     rows, missing = [], []
     for row in ("sft", *methods):
-        here = folder / row
-        if row != "sft":
-            chosen = here / "chosen.json"
-            here = here / (read_json(chosen)["trial"] if chosen.exists() else "trial-0")
-        done = here / "finished.json"
-        if not done.exists():
+        found = chosen(folder, row)
+        if found is None:
             missing.append(row)
             continue
-        found = read_json(done)
-        label, of_clone = found["label"], found["label"] == "sft" and row not in CLONING
-        played = folder / found.get("played", "sft") if of_clone or "played" in found else here
-        rows.append({**_row(row, label, here, played, folder / "sft"), "weights_of": found.get("played", "")})
+        weights_of = read_json(found.here / "finished.json").get("played", "")
+        rows.append({**_row(row, found, folder / "sft"), "weights_of": weights_of})
     return rows, missing
 
 
-def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[str, Any]:
+class Chosen(NamedTuple):
+    """What a finished row was asked with."""
+
+    here: Path
+    """The row's run folder."""
+    label: str
+    """The policy's name."""
+    played: Path
+    """The run folder that holds its episodes: that of the clone or of another row, where the weights are theirs."""
+
+
+def chosen(folder: Path, row: str) -> Chosen | None:
+    """What a row was asked with; None where it is not finished."""
+    here = folder / row
+    if row != "sft":
+        choice = here / "chosen.json"
+        here = here / (read_json(choice)["trial"] if choice.exists() else "trial-0")
+    if not (here / "finished.json").exists():
+        return None
+    found = read_json(here / "finished.json")
+    of_clone = found["label"] == "sft" and row not in CLONING
+    played = folder / found.get("played", "sft") if of_clone or "played" in found else here
+    return Chosen(here, found["label"], played)
+
+
+def _row(row: str, found_in: Chosen, clone: Path) -> dict[str, Any]:
+    here, label, played = found_in
     tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
     found: dict[str, Any] = {
         "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
@@ -55,7 +77,7 @@ def _row(row: str, label: str, here: Path, played: Path, clone: Path) -> dict[st
         found["splits"][split] = {
             **numbers, "tasks_digest": record["manifest_digest"][:12], "by_task": by_task(path / "trajectories.jsonl"),
         }  # fmt: skip
-        if row != "sft":
+        if row != "sft" and (clone / "evaluation" / "sft" / split / "metrics.json").exists():
             found["versus_sft"][split] = _versus(path, clone / "evaluation" / "sft" / split, row)
     return found
 
@@ -98,7 +120,7 @@ def markdown(result: dict[str, Any]) -> str:
         "What to make of it, and how the seeds came about, is in docs/method.md.",
     ]  # fmt: skip
     for seed, found in result["results"].items():
-        for split in SPLITS:
+        for split in [split for split in SPLITS if any(split in row["splits"] for row in found["rows"])]:
             head = ("", "reward", "success", "actions", "reward − clone", "success − clone")
             how = f" (--{found['precision']})" if found.get("precision") else ""
             lines += ["", f"## {split}, seed {seed}{how}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

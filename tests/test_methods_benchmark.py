@@ -195,6 +195,28 @@ def test_weights_that_another_row_was_asked_with_are_not_asked_again(benchmark, 
     assert read_json(here / "finished.json") == expected
 
 
+def test_all_test_tasks_are_asked_of_what_rows_chose_and_none_twice(benchmark, tmp_path, monkeypatch, caplog):
+    settings = {"env_id": "icto/WebShop-v0", "split": "test", "max_tasks": 2}
+    for row, label in (("sft", "sft"), ("rft/trial-0", "rft-1"), ("icto/trial-0", "sft")):
+        write_json(tmp_path / row / "finished.json", {"label": label, "weights": "e" * 64})
+    for row, label in (("sft", "sft"), ("rft/trial-0", "rft-1")):
+        played = tmp_path / row / "evaluation" / label / "test"
+        recipe = {"spec": f"hf:../../../{label}/checkpoint", "options": {"max_new_tokens": 64}}
+        write_json(played / "metrics.json", {"recipe": recipe, "settings": settings})
+        write_text(played / "trajectories.jsonl", f"two episodes of {label}")
+    asked = []
+    monkeypatch.setattr(benchmark, "evaluate_policy", lambda *args, **options: asked.append((*args, options)))
+    caplog.set_level("INFO")
+    benchmark.ask_all_test(tmp_path, ["sft", "rft", "icto", "eto"])
+    assert "eto is not finished" in caplog.text
+    assert [options["label"] for *_, options in asked] == ["sft", "rft-1", "sft"]  # icto's start was kept
+    for load, config, out, options in asked:
+        assert (config.split, config.max_tasks) == ("test", None) and out.name == "test-all"
+        assert (out / "trajectories.jsonl").read_text() == f"two episodes of {options['label']}"
+        assert Path(load.args[0]).resolve() == (out.parents[2] / options["label"] / "checkpoint").resolve()
+        assert load.keywords == {"max_new_tokens": 64}
+
+
 def test_rows_have_the_same_number_of_settings_to_try(benchmark):
     counts = {row: len(grid) for row, (_, _, grid) in benchmark.ROWS.items() if row != "best_of_n"}
     assert set(counts.values()) == {2}
