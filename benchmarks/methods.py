@@ -25,7 +25,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ from trainers.evaluation.evaluate import evaluate_policy
 from trainers.methods import find_method
 from trainers.methods.best_of_n import bound
 from trainers.methods.common import evaluate_splits
-from trainers.policies.hf import HFPolicy
+from trainers.policies.players import recorded_player
 from trainers.presets import fit_to, preset_values
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
@@ -165,17 +164,24 @@ def ask_all_test(folder: Path, rows: Sequence[str]) -> None:
     """Play the whole test split with what finished rows chose; the episodes that they were asked already stay."""
     for row in rows:
         found = chosen(folder, row)
-        if found is None:
-            logger.info("%s is not finished, so it is not asked", row)
+        if found is None or row == "best_of_n":
+            logger.info("%s is not asked: it is %s", row, "not finished" if found is None else "no policy of its own")
             continue
         first, out = (found.played / "evaluation" / found.label / split for split in ("test", ALL_TEST))
         record = read_json(first / "metrics.json")
-        recipe, config = record["recipe"], from_mapping(RolloutConfig, {**record["settings"], "max_tasks": None}, row)
-        if not (out / "trajectories.jsonl").exists():
-            write_text(out / "trajectories.jsonl", (first / "trajectories.jsonl").read_text(encoding="utf-8"))
-        checkpoint = str(first / recipe["spec"].removeprefix("hf:"))
-        load = partial(HFPolicy.load, checkpoint, **recipe["options"])
-        evaluate_policy(load, config, out, label=found.label, recipe=recipe)
+        config = from_mapping(RolloutConfig, {**record["settings"], "max_tasks": None}, row)
+        player = recorded_player(record["recipe"], first)
+        with Run(found.played):
+            _begin_with(first / "trajectories.jsonl", out / "trajectories.jsonl")
+            evaluate_policy(player.load, config, out, label=found.label, recipe=record["recipe"])
+
+
+def _begin_with(asked: Path, episodes: Path) -> None:
+    """A file of episodes begins with those that were asked before; one that lacks any of them is of other weights."""
+    before = asked.read_text(encoding="utf-8")
+    held = set(episodes.read_text(encoding="utf-8").splitlines()) if episodes.exists() else set[str]()
+    if not held.issuperset(before.splitlines()):
+        write_text(episodes, before)
 
 
 def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int) -> None:
@@ -249,6 +255,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; give 1 or more.")
+    if options.all_test and options.jobs > 1:
+        parser.error("--all-test plays one row after another; leave --jobs out.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.model:
         COMMON["model"]["name"] = options.model

@@ -41,7 +41,11 @@ def over_seeds(seeds: Mapping[int, Sequence[Row]], splits: Sequence[str]) -> dic
     found: dict[str, dict[str, Any]] = {split: {} for split in splits}
     for name in dict.fromkeys(row["method"] for rows in seeds.values() for row in rows):
         for split in splits:
-            here = [rows for rows in known if name in rows and split in rows[name]["splits"]]
+            here = [
+                rows
+                for rows in known
+                if name in rows and split in rows[name]["splits" if name == "sft" else "versus_sft"]
+            ]
             if len(here) > 1:
                 found[split][name] = _over(here, name, split)
     return found

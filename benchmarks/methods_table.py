@@ -68,11 +68,15 @@ def _row(row: str, found_in: Chosen, clone: Path) -> dict[str, Any]:
         "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
         "versus_sft": {}, "cost": _cost(here),
     }  # fmt: skip
+    weights: dict[str, Any] = {}
     for split in SPLITS:
         path = played / "evaluation" / label / split
         if not (path / "metrics.json").exists():
             continue
         record = read_json(path / "metrics.json")
+        weights.setdefault(split, record.get("recipe", {}).get("digest"))
+        if split == ALL_TEST and weights[split] != weights.get("test"):
+            continue  # of weights that the row no longer has
         numbers = {name: {k: round(v, 4) for k, v in record["metrics"][name].items()} for name in SHOWN}
         found["splits"][split] = {
             **numbers, "tasks_digest": record["manifest_digest"][:12], "by_task": by_task(path / "trajectories.jsonl"),

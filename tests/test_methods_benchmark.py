@@ -93,6 +93,9 @@ def test_a_clone_of_another_precision_and_no_jobs_are_refused(benchmark, common,
     with pytest.raises(SystemExit):
         benchmark.main(["--jobs", "0"])
     assert "--jobs is 0; give 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        benchmark.main(["--all-test", "--jobs", "2"])
+    assert "leave --jobs out" in capsys.readouterr().err
 
 
 def test_most_explored_tasks_were_not_demonstrated(benchmark, tmp_path):
@@ -195,26 +198,51 @@ def test_weights_that_another_row_was_asked_with_are_not_asked_again(benchmark, 
     assert read_json(here / "finished.json") == expected
 
 
-def test_all_test_tasks_are_asked_of_what_rows_chose_and_none_twice(benchmark, tmp_path, monkeypatch, caplog):
-    settings = {"env_id": "icto/WebShop-v0", "split": "test", "max_tasks": 2}
-    for row, label in (("sft", "sft"), ("rft/trial-0", "rft-1"), ("icto/trial-0", "sft")):
+def whole_test(tmp_path, rows):
+    """Folders of rows that were asked two test tasks: (row, run folder, label), for `ask_all_test`."""
+    for row, label in rows:
         write_json(tmp_path / row / "finished.json", {"label": label, "weights": "e" * 64})
-    for row, label in (("sft", "sft"), ("rft/trial-0", "rft-1")):
-        played = tmp_path / row / "evaluation" / label / "test"
-        recipe = {"spec": f"hf:../../../{label}/checkpoint", "options": {"max_new_tokens": 64}}
-        write_json(played / "metrics.json", {"recipe": recipe, "settings": settings})
-        write_text(played / "trajectories.jsonl", f"two episodes of {label}")
-    asked = []
+        if label != "sft" or row == "sft":
+            played = tmp_path / row / "evaluation" / label / "test"
+            options = {"name": label, "max_new_tokens": 64, "batch_size": 32}
+            settings = {"env_id": "icto/WebShop-v0", "split": "test", "max_tasks": 2}
+            recipe = {"spec": f"hf:../../../{label}/checkpoint", "options": options}
+            (tmp_path / row / label / "checkpoint").mkdir(parents=True)
+            write_json(played / "metrics.json", {"recipe": recipe, "settings": settings})
+            write_text(played / "trajectories.jsonl", f"first of {label}\nsecond of {label}\n")
+
+
+def test_all_test_tasks_are_asked_of_what_rows_chose_and_none_twice(benchmark, tmp_path, monkeypatch, caplog):
+    rows = (("sft", "sft"), ("rft/trial-0", "rft-1"), ("icto/trial-0", "sft"), ("best_of_n/trial-0", "best-of-4"))
+    whole_test(tmp_path, rows)
+    asked, loaded = [], []
     monkeypatch.setattr(benchmark, "evaluate_policy", lambda *args, **options: asked.append((*args, options)))
+    load = "trainers.policies.players.make_policy"
+    monkeypatch.setattr(load, lambda spec, **options: loaded.append((spec, options)))
     caplog.set_level("INFO")
-    benchmark.ask_all_test(tmp_path, ["sft", "rft", "icto", "eto"])
-    assert "eto is not finished" in caplog.text
+    benchmark.ask_all_test(tmp_path, ["sft", "rft", "icto", "eto", "best_of_n"])
+    assert "eto is not asked: it is not finished" in caplog.text and "best_of_n is not asked" in caplog.text
     assert [options["label"] for *_, options in asked] == ["sft", "rft-1", "sft"]  # icto's start was kept
-    for load, config, out, options in asked:
+    for play, config, out, options in asked:
         assert (config.split, config.max_tasks) == ("test", None) and out.name == "test-all"
-        assert (out / "trajectories.jsonl").read_text() == f"two episodes of {options['label']}"
-        assert Path(load.args[0]).resolve() == (out.parents[2] / options["label"] / "checkpoint").resolve()
-        assert load.keywords == {"max_new_tokens": 64}
+        assert (out / "trajectories.jsonl").read_text().startswith(f"first of {options['label']}\nsecond")
+        play()
+        spec, given = loaded[-1]
+        assert Path(spec[3:]).resolve() == (out.parents[2] / options["label"] / "checkpoint").resolve()
+        assert given["draft_tokens"] == 0  # as they were asked before there were guesses
+
+
+def test_what_other_weights_were_asked_does_not_count_as_a_rows_own(benchmark, tmp_path, monkeypatch):
+    whole_test(tmp_path, [("sft", "sft")])
+    monkeypatch.setattr(benchmark, "evaluate_policy", lambda *args, **options: None)
+    kept = tmp_path / "sft" / "evaluation" / "sft" / "test-all" / "trajectories.jsonl"
+    benchmark.ask_all_test(tmp_path, ["sft"])
+    write_text(kept, kept.read_text() + "third of sft\n")
+    benchmark.ask_all_test(tmp_path, ["sft"])
+    assert "third" in kept.read_text()
+    write_text(kept.parents[1] / "test" / "trajectories.jsonl", "first of others\n")
+    benchmark.ask_all_test(tmp_path, ["sft"])
+    assert kept.read_text() == "first of others\n"
 
 
 def test_rows_have_the_same_number_of_settings_to_try(benchmark):

@@ -15,6 +15,9 @@ from trainers.policies.ragged import Piece, RaggedPass, ragged_attention
 PACKED_TOKENS = 1024
 """Most new tokens in one pass: enough to keep the processor busy, and it bounds the memory of activations."""
 
+MOVING = {"dynamic", "longrope"}
+"""Kinds of rotary positions whose frequencies depend on the longest row of a pass."""
+
 
 class CachedEngine:
     """Computes only new tokens, over the kept keys and values of each episode (see `decoding.Engine`)."""
@@ -150,11 +153,20 @@ def cache_shape(model: Any) -> CacheShape:
     return CacheShape(config.num_hidden_layers, key_heads, width, model.dtype, model.device, heads // key_heads)
 
 
+def _kinds(rope: Any) -> Sequence[Any]:
+    """One kind of rotary positions, or those of each kind of layer."""
+    return list(rope.values()) if isinstance(rope, dict) else [rope] if isinstance(rope, str) else rope
+
+
 def reproduces(engine: CachedEngine, model: Any) -> str:
     """Why the engine does not compute what the model does on its own, or ``""`` where it does.
 
     Two rows are read in parts, of which one is taken back, and compared with one plain pass over each of them.
+    Positions whose frequencies change with the longest row are refused unseen: what was kept would have had others.
     """
+    ropes = {str(kind) for module in model.modules() for kind in _kinds(getattr(module, "rope_type", ()))}
+    if ropes & MOVING:
+        return f"positions of kind {', '.join(sorted(ropes & MOVING))} change with the longest row"
     generator = torch.Generator().manual_seed(0)
     size = model.config.get_text_config().vocab_size
     rows = [torch.randint(size, (length,), generator=generator).tolist() for length in (9, 5)]

@@ -17,6 +17,8 @@ from torch import Tensor
 from icto_gym.wrappers import parse_response
 from trainers.policies.drafts import Drafts
 
+DECODED_TOKENS = 1024
+"""Most tokens of one pass with guesses, which bounds the memory of their logits."""
 THOUGHT = "Thought:"
 """What the thought of a response stands behind."""
 
@@ -191,7 +193,8 @@ def generate(
             if not kept:
                 return replies
             active = [active[row] for row in kept]
-            guesses = [drafts.guess(reply.ids, reply.room - 1) if drafts else [] for reply in active]
+            room = DECODED_TOKENS // len(active) - 1
+            guesses = [drafts.guess(reply.ids, min(room, reply.room - 1)) if drafts else [] for reply in active]
             logits = engine.advance(
                 kept, [[reply.ids[-1], *guess] for reply, guess in zip(active, guesses, strict=True)]
             )

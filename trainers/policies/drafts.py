@@ -36,7 +36,7 @@ class Drafts:
 
     def learn(self, response: Sequence[int]) -> None:
         """Remember a response, its end included."""
-        tokens = (_START, *response)
+        tokens = (_START, *response[: KEPT // LONGEST - 1])
         if len(self._after) + LONGEST * len(tokens) > KEPT:
             self._after.clear()
         for place in range(1, len(tokens)):

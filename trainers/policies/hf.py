@@ -13,7 +13,6 @@ import torch
 
 from icto_gym.dialogue import OMITTED, Message
 from icto_gym.errors import ConfigError, check_name
-from trainers.config import at_least
 from trainers.markers import Marker, start_markers
 from trainers.models.config import DTYPES
 from trainers.models.loading import cast_weights, causal_lm, load_model
@@ -86,7 +85,8 @@ class HFPolicy:
                 f"max_new_tokens and batch_size count from 1; got max_new_tokens={max_new_tokens}, "
                 f"batch_size={batch_size}."
             )
-        at_least("draft_tokens", draft_tokens, 0)
+        if type(draft_tokens) is not int or draft_tokens < 0:
+            raise ConfigError(f"draft_tokens is {draft_tokens!r}; give a whole number, 0 for one token at a time.")
         self.name = name
         self.model, self.tokenizer = causal_lm(model), tokenizer
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size

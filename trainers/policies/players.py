@@ -35,6 +35,9 @@ class ActingConfig:
     the batch, for a sum over other rows rounds otherwise."""
 
     def __post_init__(self) -> None:
+        at_least("acting.max_new_tokens", self.max_new_tokens, 1)
+        at_least("acting.batch_size", self.batch_size, 1)
+        at_least("acting.draft_tokens", self.draft_tokens, 0)
         if self.dtype is not None:
             check_name(self.dtype, DTYPES, "acting.dtype")
 
@@ -117,6 +120,9 @@ def recorded_player(recipe: Mapping[str, Any], folder: Path) -> Player:
     """The player that a result file in ``folder`` describes."""
     options = dict(recipe.get("options") or {})
     spec = str(recipe.get("spec"))
+    local = spec.startswith("hf:") or recipe.get("model")
+    if local and {"name", "max_new_tokens", "batch_size"} <= options.keys():
+        options.setdefault("draft_tokens", 0)  # `model_player` names every option that there is, so there was none
     if spec.startswith("hf:") and (folder / spec[3:]).is_dir():
         return named_player(f"hf:{folder / spec[3:]}", options)
     if recipe.get("model"):

@@ -189,6 +189,8 @@ class _Reader:
         record = self._try(folder / "metrics.json", _read_object, {})
         trajectories = list(self._trajectories(folder / "trajectories.jsonl").values())
         label, split = str(record.get("label", folder.parent.name)), str(record.get("split", folder.name))
+        if split.replace("/", "_") != folder.name:  # the same split once more, of other tasks
+            split = folder.name
         found = Evaluation(label, split, record, trajectories)
         try:
             if found.metrics:

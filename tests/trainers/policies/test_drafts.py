@@ -76,6 +76,9 @@ def test_the_store_is_bounded(monkeypatch):
     for first in range(0, 1000, 10):
         store.learn(range(first, first + 10))
         assert 0 < len(store) <= 200
+    store.learn(range(2000, 9000))
+    assert len(store) <= 200
+    store.learn(range(990, 1000))
     assert store.guess([990, 991], 4) == [992, 993, 994, 995]
 
 
@@ -119,6 +122,17 @@ def test_what_is_said_again_takes_fewer_passes():
     assert acting._drafts.right == pytest.approx(acting._drafts.guessed, rel=0.3)
 
 
+def test_no_pass_grows_with_what_may_be_guessed(monkeypatch):
+    monkeypatch.setattr("trainers.policies.decoding.DECODED_TOKENS", 20)
+    acting = policy(draft_tokens=1 << 40)
+    first = play(acting)
+    widths = []
+    advance = acting._engine.advance
+    acting._engine.advance = lambda kept, tokens: widths.append(sum(map(len, tokens))) or advance(kept, tokens)
+    assert play(acting) == first
+    assert 5 < max(widths) <= 20
+
+
 def test_no_response_grows_beyond_its_limit():
     acting = policy(max_new_tokens=3)
     for _ in range(2):
@@ -144,8 +158,9 @@ def test_adapters_are_guessed_for_as_well():
 def test_drafts_can_be_left_out_and_need_the_cache():
     assert policy()._drafts.most == 8 and policy(draft_tokens=3)._drafts.most == 3
     assert policy(draft_tokens=0)._drafts is None and policy(cache=False)._drafts is None
-    with pytest.raises(ConfigError, match="draft_tokens is -1; give 0 or more"):
-        policy(draft_tokens=-1)
+    for wrong in (-1, "8", 2.5, True, None):
+        with pytest.raises(ConfigError, match=f"draft_tokens is {wrong!r}; give a whole number"):
+            policy(draft_tokens=wrong)
     assert make_policy("hf:tiny-random", draft_tokens=0)._drafts is None
     with pytest.raises(NotImplementedError, match="one token at a time"):
         ReencodingEngine(TINY.model).retract([0, 1])

@@ -50,6 +50,21 @@ def test_greedy_tokens_over_many_turns_are_those_of_transformers_generate():
     assert play(policy()) == generate_all(TINY)
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_move_with_the_longest_row_are_not_kept(kind):
+    class Rotary(torch.nn.Module):
+        rope_type = kind
+
+    loaded = load_model("tiny-random")
+    loaded.model.add_module("another", Rotary())
+    engine = CachedEngine(loaded.model, max_bytes=1 << 20)
+    assert reproduces(engine, loaded.model) == f"positions of kind {kind} change with the longest row"
+    loaded.model.another.rope_type = {"full_attention": "default", "sliding_attention": kind}
+    assert kind in reproduces(engine, loaded.model)
+    loaded.model.another.rope_type = {"full_attention": "default", "sliding_attention": "linear"}
+    assert reproduces(engine, loaded.model) == ""
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_keeping_changes_nothing_at_any_batch_size(temperature):
     expected = play(policy(cache=False), temperature=temperature)
