@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -260,11 +261,21 @@ def test_the_table_is_written_from_what_is_finished_and_names_the_rest(benchmark
         )
     write_json(clone / "budget.json", {"stages": {}, "sums": {"training": {"trained_tokens": 7, "cpu_seconds": 1.5}}})
     write_json(clone / "finished.json", {"label": "sft"})
-    benchmark.main(["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")])
+    arguments = ["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")]
+    benchmark.main(arguments)
     text = capsys.readouterr().out
     assert "| sft | 0.500 [0.400, 0.600] |" in text and "Not finished, so not in the tables: icto, rft." in text
     found = read_json(tmp_path / "results" / "methods.json")["results"]["0"]
     assert found["missing"] == ["icto", "rft"] and found["rows"][0]["cost"]["trained_tokens"] == 7
+    assert "test-all" not in text
+    asked = read_json(clone / "evaluation" / "sft" / "test" / "metrics.json")
+    for digest, shown_too in (("of other weights", False), ("of these", True)):
+        for split, weights in (("test", "of these"), ("test-all", digest)):
+            write_json(clone / "evaluation" / "sft" / split / "metrics.json", {**asked, "recipe": {"digest": weights}})
+        benchmark.main(
+            ["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")]
+        )
+        assert ("## test-all, seed 0" in capsys.readouterr().out) is shown_too
 
 
 def test_seeds_are_averaged_task_by_task_and_their_own_means_stand_beside_it(benchmark, tmp_path):
@@ -294,6 +305,14 @@ def test_seeds_are_averaged_task_by_task_and_their_own_means_stand_beside_it(ben
     difference = pooled["icto"]["versus_sft"]["average_reward"]
     assert difference["n"] == 8 and difference["difference"] == pytest.approx((0.2 + 0.05) / 2)
     assert pooled["sft"]["versus_sft"] == {} and "rft" not in pooled
+    for seed, rows in ((0, ("sft", "icto")), (1, ("icto",))):  # the clone of seed 1 was not asked all tasks
+        for row in rows:
+            folder = tmp_path / f"tiny-seed-{seed}" / ("sft" if row == "sft" else f"{row}/trial-0") / "evaluation"
+            label = "sft" if row == "sft" else f"{row}-1"
+            shutil.copytree(folder / label / "test", folder / label / "test-all")
+    benchmark.main([*arguments, "--seeds", "0", "1"])
+    kept = read_json(tmp_path / "results" / "methods.json")
+    assert kept["over_seeds"]["test-all"] == {} and "test-all" in kept["results"]["1"]["rows"][1]["splits"]
     ahead = pooled["icto"]["versus_rft"]["average_reward"]
     assert ahead["difference"] == pytest.approx(0.25) and ahead["of_seeds"] == [1]
     text = (tmp_path / "results" / "methods.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -187,6 +188,13 @@ def test_broken_parts_are_named_and_the_rest_is_shown(tmp_path):
     assert len(run.training["sft"]) == 40
     page = Page(page_of(folder, tmp_path / "report.html"))
     assert page.text.count("Could not be read") == 4 and "ICTO 1" in page.text
+
+
+def test_a_split_that_was_asked_more_widely_beside_it_stands_by_its_folders_name(tmp_path):
+    folder = runs.make_run(tmp_path / "wide", tasks=4, iterations=1)
+    shutil.copytree(folder / "evaluation" / "sft" / "test", folder / "evaluation" / "sft" / "test-all")
+    splits = [item.split for item in read_run(folder).evaluations if item.label == "sft"]
+    assert sorted(splits) == sorted({*splits}) and {"test", "test-all"} <= {*splits}
 
 
 def test_an_iteration_that_is_still_going_on_shows_what_its_stages_recorded(tmp_path):
