@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
