@@ -29,6 +29,8 @@ class CachedEngine:
         self._model = model
         self.cache = KVCache(cache_shape(model), max_bytes)
         self._rows: list[Row] = []
+        self._prompts: list[int] = []
+        """Tokens of each row's prompt."""
         self._nameless: list[str] = []
         self.encoded_tokens = 0
         """Tokens computed so far, prompts and responses."""
@@ -40,7 +42,7 @@ class CachedEngine:
     def begin(self, requests: Sequence[Request], room: int) -> Tensor:
         longest = max(len(request.prompt) for request in requests) + room
         self._nameless, names = _row_names(requests)
-        self._rows = self.cache.open(names, longest)
+        self._rows, self._prompts = self.cache.open(names, longest), [len(request.prompt) for request in requests]
         logits: dict[int, Tensor] = {}
         waiting = list(range(len(requests)))
         for number in waiting:
@@ -54,24 +56,26 @@ class CachedEngine:
                 logits[number] = row_logits
         return torch.stack([logits[number] for number in range(len(requests))])
 
-    def advance(self, kept: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        self._rows = [self._rows[number] for number in kept]
+    def advance(self, kept: Sequence[int], written: Sequence[Sequence[int]]) -> Tensor:
+        self._rows, self._prompts = [self._rows[n] for n in kept], [self._prompts[n] for n in kept]
         order = sorted(range(len(kept)), key=lambda number: self._rows[number].slot)
-        pieces = [Piece(self._rows[number], list(tokens[number])) for number in order]
+        pieces = [self._lacking(self._rows[number], self._prompts[number], written[number]) for number in order]
         logits = self._forward(pieces, decoding=True)
         if order == sorted(order):
             return logits
         found = dict(zip(order, logits.split([len(piece.tokens) for piece in pieces]), strict=True))
         return torch.cat([found[number] for number in range(len(order))])
 
-    def retract(self, counts: Sequence[int]) -> None:
-        for row, count in zip(self._rows, counts, strict=True):
-            row.ids = row.ids[: len(row.ids) - count]
+    def _lacking(self, row: Row, prompt: int, written: Sequence[int]) -> Piece:
+        """What a row lacks of the tokens behind its prompt; those that it holds otherwise it forgets."""
+        same = common_prefix(row.ids[prompt:], written)
+        row.ids = row.ids[: prompt + same]
+        return Piece(row, list(written[same:]))
 
     def end(self) -> None:
         for name in self._nameless:
             self.cache.forget(name)
-        self._rows = []
+        self._rows, self._prompts = [], []
 
     def forget(self, episode: str) -> None:
         """The episode has ended."""
@@ -161,7 +165,7 @@ def _kinds(rope: Any) -> Sequence[Any]:
 def reproduces(engine: CachedEngine, model: Any) -> str:
     """Why the engine does not compute what the model does on its own, or ``""`` where it does.
 
-    Two rows are read in parts, of which one is taken back, and compared with one plain pass over each of them.
+    Two rows are read in parts, one of them otherwise at first, and compared with one plain pass over each of them.
     Positions whose frequencies change with the longest row are refused unseen: what was kept would have had others.
     """
     ropes = {str(kind) for module in model.modules() for kind in _kinds(getattr(module, "rope_type", ()))}
@@ -174,8 +178,7 @@ def reproduces(engine: CachedEngine, model: Any) -> str:
         engine.begin([Request(f"\0check {number}", row[:4], 0.0, 0) for number, row in enumerate(rows)], 8)
         engine.begin([Request(f"\0check {number}", row, 0.0, 0) for number, row in enumerate(rows)], 8)
         engine.advance([0, 1], [[5], [6]])
-        engine.retract([1, 0])
-        packed = engine.advance([0, 1], [[3], [4, 5]])
+        packed = engine.advance([0, 1], [[3], [6, 4, 5]])
         rows = [[*rows[0], 3], [*rows[1], 6, 4, 5]]
         plain = [model(torch.tensor([row], device=model.device)).logits[0] for row in rows]
         plain = [plain[0][-1], plain[1][-2], plain[1][-1]]

@@ -47,16 +47,18 @@ class Engine(Protocol):
         """
         ...
 
-    def advance(self, kept: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append tokens to each row that goes on; ``kept`` counts those among the rows of the last call.
+    def advance(self, kept: Sequence[int], written: Sequence[Sequence[int]]) -> Tensor:
+        """Read on in each row that goes on.
+
+        Args:
+            kept: places of these rows among those of the last call.
+            written: all that stands behind each row's prompt by now: its response and, where the engine can, guesses
+                at how it goes on. It parts from what was read before where a guess was wrong, and is longer by a
+                token at least.
 
         Returns:
-            Logits of what follows each of the tokens, row after row, shape (tokens, vocabulary).
+            Logits of what follows each token that was not read before, row after row, shape (tokens, vocabulary).
         """
-        ...
-
-    def retract(self, counts: Sequence[int]) -> None:
-        """Take back the last so many tokens of each row of the last call."""
         ...
 
     def end(self) -> None:
@@ -177,55 +179,52 @@ def generate(
         requests: the prompts.
         words: what tokens mean.
         max_new_tokens: longest response.
-        drafts: guesses at how responses go on, of which each pass tries some; None: one token per row and pass. The
-            engine must be one that appends several tokens to a row.
+        drafts: guesses at how responses go on, of which each pass tries some; only for an engine that reads rows of
+            different lengths. None: one token per row and pass.
     """
     replies = [Reply(request, words, max_new_tokens) for request in requests]
     try:
         logits = engine.begin(requests, max_new_tokens)
         active, guesses = replies, [list[int]() for _ in replies]
         while True:
-            wrong = _take(logits, active, guesses)
+            right = _take(logits, active, guesses)
             if drafts is not None:
-                engine.retract(wrong)
-                _remember(drafts, active, guesses, wrong)
+                _remember(drafts, active, guesses, right)
             kept = [row for row, reply in enumerate(active) if not reply.complete]
             if not kept:
                 return replies
             active = [active[row] for row in kept]
             room = DECODED_TOKENS // len(active) - 1
             guesses = [drafts.guess(reply.ids, min(room, reply.room - 1)) if drafts else [] for reply in active]
-            logits = engine.advance(
-                kept, [[reply.ids[-1], *guess] for reply, guess in zip(active, guesses, strict=True)]
-            )
+            written = [[*reply.ids, *guess] for reply, guess in zip(active, guesses, strict=True)]
+            logits = engine.advance(kept, written)
     finally:
         engine.end()
 
 
-def _take(logits: Tensor, replies: Sequence[Reply], guesses: Sequence[Sequence[int]]) -> list[int]:
+def _take(logits: Tensor, replies: Sequence[Reply], guesses: Sequence[Sequence[int]]) -> int:
     """Let each response take what follows: as long as its guesses come true, and one token more.
 
     Returns:
-        How many guesses of each row were wrong, the first of them and all after it.
+        How many guesses came true.
     """
     likeliest: list[int] = logits.argmax(dim=-1).tolist()
-    wrong: list[int] = []
-    begin = 0
+    begin = came = 0
     for reply, guess in zip(replies, guesses, strict=True):
         for place in range(len(guess) + 1):
             token = choose_token(logits[begin + place], likeliest[begin + place], reply)
             right = guess[place : place + 1] == [token]
+            came += right
             if not reply.take(token) or not right:
                 break
-        wrong.append(len(guess) - place - right)
         begin += len(guess) + 1
-    return wrong
+    return came
 
 
-def _remember(drafts: Drafts, replies: Sequence[Reply], guesses: Sequence[Sequence[int]], wrong: Sequence[int]) -> None:
+def _remember(drafts: Drafts, replies: Sequence[Reply], guesses: Sequence[Sequence[int]], right: int) -> None:
     """Learn from the responses that are complete, and keep count of how well was guessed."""
     drafts.guessed += sum(map(len, guesses))
-    drafts.right += sum(map(len, guesses)) - sum(wrong)
+    drafts.right += right
     for reply in replies:
         if reply.complete:
             drafts.learn(reply.tokens)
@@ -248,17 +247,13 @@ class ReencodingEngine:
         self._cache = DynamicCache(config=self._model.config)
         return self._forward(torch.tensor(rows, device=self._model.device))
 
-    def advance(self, kept: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
+    def advance(self, kept: Sequence[int], written: Sequence[Sequence[int]]) -> Tensor:
         if len(kept) < len(self._mask):
             rows = torch.tensor(kept, device=self._model.device)
             self._mask = self._mask[rows]
             self._cache.batch_select_indices(rows)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), 1)], dim=1)
-        return self._forward(torch.tensor(tokens, device=self._model.device))
-
-    def retract(self, counts: Sequence[int]) -> None:
-        if any(counts):
-            raise NotImplementedError("this engine appends one token at a time and takes none back")
+        return self._forward(torch.tensor([tokens[-1:] for tokens in written], device=self._model.device))
 
     def end(self) -> None:
         self._cache = None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 LONGEST = 6
 """So many tokens before a guess are looked up at most."""
 SURE = 0.4
-"""Least lead of a guess over all else that was seen in its place, as a share; 0.4 is right seven times in ten."""
+"""Least lead of a guess over all else that was seen in its place, as a share: 0.4 is seven times against three."""
 KEPT = 1 << 18
 """Most beginnings that are remembered, of about 200 bytes each; then the store starts anew."""
 _START = -1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from icto_gym.errors import ConfigError
 from trainers.models.config import LoRAConfig
 from trainers.policies import drafts, make_policy
-from trainers.policies.decoding import ReencodingEngine, Reply, Request, Words
+from trainers.policies.decoding import Reply, Request, Words
 from trainers.policies.drafts import Drafts
 
 
@@ -128,7 +128,13 @@ def test_no_pass_grows_with_what_may_be_guessed(monkeypatch):
     first = play(acting)
     widths = []
     advance = acting._engine.advance
-    acting._engine.advance = lambda kept, tokens: widths.append(sum(map(len, tokens))) or advance(kept, tokens)
+
+    def watched(kept, written):
+        logits = advance(kept, written)
+        widths.append(len(logits))
+        return logits
+
+    acting._engine.advance = watched
     assert play(acting) == first
     assert 5 < max(widths) <= 20
 
@@ -162,5 +168,3 @@ def test_drafts_can_be_left_out_and_need_the_cache():
         with pytest.raises(ConfigError, match=f"draft_tokens is {wrong!r}; give a whole number"):
             policy(draft_tokens=wrong)
     assert make_policy("hf:tiny-random", draft_tokens=0)._drafts is None
-    with pytest.raises(NotImplementedError, match="one token at a time"):
-        ReencodingEngine(TINY.model).retract([0, 1])
