@@ -1,6 +1,7 @@
 """What guessing ahead saves in play: episodes with and without `draft_tokens`, by turns.
 
-    python benchmarks/draft_speed.py --start runs/demo/sft/checkpoint           # after `make demo`; about 10 minutes
+    python benchmarks/draft_speed.py                                    # SmolLM2 as it is, about 10 minutes of one core
+    python benchmarks/draft_speed.py --start runs/demo/sft/checkpoint   # a clone, as after `make demo`
     python benchmarks/draft_speed.py --start CHECKPOINT --dtype bfloat16
 
 Both sides play the same tasks of the built-in shop with the same policy; each begins with an empty store of guesses, as
@@ -64,8 +65,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     drafts, pairs = policy._drafts, list(zip(*episodes.values(), strict=True))
     one, guessing = (statistics.median(seconds[side]) for side in SIDES)
     return {
-        "dtype": options.dtype or "float32", "temperature": options.temperature, "episodes": len(pairs),
-        "draft_tokens": options.draft_tokens, "rounds": options.rounds,
+        "policy": policy.name, "dtype": options.dtype or "float32", "temperature": options.temperature,
+        "episodes": len(pairs), "draft_tokens": options.draft_tokens, "rounds": options.rounds,
         "ratio_cpu": round(one / guessing, 2), "ratio_passes": round(passes[SIDES[0]] / passes[SIDES[1]], 2),
         "one_by_one_cpu_seconds": round(one, 1), "guessing_cpu_seconds": round(guessing, 1),
         "guesses_that_came": round(drafts.right / drafts.guessed, 3) if drafts and drafts.guessed else None,
@@ -81,9 +82,9 @@ def said(trajectory: Trajectory) -> list[str]:
 def main() -> None:
     """Measure, print and keep the ratios; results of other settings in the file stay."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", required=True, help="a checkpoint that plays")
+    parser.add_argument("--start", default="smollm2-135m-instruct", help="a model or checkpoint that plays")
     parser.add_argument("--dtype", help="precision in which it plays, such as bfloat16")
-    parser.add_argument("--tasks", type=int, default=96, help="of the dev split")
+    parser.add_argument("--tasks", type=int, default=32, help="of the dev split")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=64)
@@ -94,8 +95,8 @@ def main() -> None:
     result = measure(options)
     print(json.dumps(result, indent=2))
     before = json.loads(options.out.read_text()) if options.out.exists() else []
-    asked = ("dtype", "temperature", "draft_tokens")
-    kept = [item for item in before if any(item[name] != result[name] for name in asked)]
+    asked = ("policy", "dtype", "temperature", "draft_tokens", "episodes")
+    kept = [item for item in before if any(item.get(name) != result[name] for name in asked)]
     write_json(options.out, [*kept, result])
 
 

@@ -1,6 +1,7 @@
 """What is installed elsewhere is the whole of it: pages, presets and games travel with the code."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,13 @@ def test_every_file_of_the_packages_is_installed():
     }
     assert len(there) > 200
     assert there - installed == set()
+
+
+def test_make_bench_can_run_every_benchmark_that_it_names():
+    """It gives them no arguments, so none may need any."""
+    files = sorted((ROOT / "benchmarks").glob("*_speed.py"))
+    assert files
+    for file in files:
+        for argument in re.findall(r"add_argument\((.*)\)", file.read_text(encoding="utf-8")):
+            assert "required=True" not in argument, f"{file.name}: {argument}"
+            assert argument.startswith('"-') or "nargs=" in argument, f"{file.name}: {argument}"
