@@ -194,6 +194,9 @@ def write_tables(
         budget: what every method might spend, with the names of the ``methods``.
         folder: holds a folder of rows for every seed.
         keep: seeds whose folder is not here, but which the table in ``results`` has, stay in it.
+
+    Raises:
+        ConfigError: nothing is finished, or the seeds to keep are of another budget.
     """
     budget = {**budget, "methods": list(budget["methods"])}  # as JSON has it
     before = read_json(results / "methods.json") if keep else {"results": {}}
@@ -209,6 +212,8 @@ def write_tables(
             continue
         rows, missing = collect(here, budget["methods"])
         found[str(seed)] = {"rows": rows, "missing": missing, **_precision(here)}
+    if not any(each["rows"] for each in found.values()):
+        raise ConfigError(f"There is no finished row under {folder / f'{name}-seed-*'}, so {results} stays as it is.")
     result = {"name": name, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}
     if len(found) > 1:
         result["over_seeds"] = over_seeds({int(seed): each["rows"] for seed, each in found.items()}, SPLITS)

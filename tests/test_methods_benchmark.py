@@ -251,6 +251,15 @@ def test_rows_have_the_same_number_of_settings_to_try(benchmark):
     assert set(counts.values()) == {2}
 
 
+@pytest.mark.parametrize("flag", ["--table", "--all-test"])
+def test_a_folder_without_rows_leaves_the_table_as_it_was(benchmark, tmp_path, flag):
+    write_text(tmp_path / "results" / "methods.md", "as it was")
+    arguments = ["--budget", "tiny", "--folder", str(tmp_path / "misspelt"), "--results", str(tmp_path / "results")]
+    with pytest.raises(ConfigError, match=r"There is no finished row under .*misspelt"):
+        benchmark.main([*arguments, flag])
+    assert (tmp_path / "results" / "methods.md").read_text() == "as it was"
+
+
 def test_the_table_is_written_from_what_is_finished_and_names_the_rest(benchmark, tmp_path, capsys):
     clone = tmp_path / "tiny-seed-0" / "sft"
     shown = ("average_reward", "success_rate", "mean_actions")
