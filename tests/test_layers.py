@@ -12,6 +12,7 @@ FLOORS = {  # module prefix -> floor; the longest prefix counts
     "trainers.records": 2, "trainers.config": 2, "trainers.tokenization": 2, "trainers.models": 2, "trainers.losses": 2,
     "trainers.distributed": 2, "trainers.digests": 2,
     "trainers.policies": 3, "trainers.pairing": 3, "trainers.batches": 3, "trainers.packing": 3, "trainers.runs": 3,
+    "trainers.stage_clock": 2,
     "trainers.rollout": 4, "trainers.workers": 4, "trainers.rooms": 4, "trainers.episodes": 4, "trainers.sampling": 3,
     "trainers.replicas": 4,
     "trainers.feedback": 4, "trainers.training": 4, "trainers.evaluation": 4,

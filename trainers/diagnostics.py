@@ -70,7 +70,8 @@ def training_facts(run: Run, out: Path) -> dict[str, Any]:
 def budget(run: Run) -> dict[str, Any]:
     """What a run spent: tokens and seconds by stage, and their sums for play, training and evaluation.
 
-    Tokens are counted whole however often a run was interrupted; seconds are those of the session that ended a stage.
+    Tokens are counted once however often a run was interrupted; seconds are those of all its sessions, of one that was
+    killed to within `trainers.stage_clock.EVERY`.
     ``prompt_tokens`` counts a conversation again at every turn, although a policy with a cache reads only what is new.
     """
     stages = {}

@@ -19,6 +19,7 @@ from icto_gym.files import drop_drafts, read_json, write_json
 from trainers import distributed
 from trainers.config import config_difference, deciding, read_yaml, save_config, to_mapping
 from trainers.digests import digest
+from trainers.stage_clock import Spent, StageClock
 from trainers.trackers import Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
@@ -287,7 +288,7 @@ class Run:
             logger.info("%s: continues", name)
         done.unlink(missing_ok=True)
         drop_drafts([*outputs, *partial, started, done])
-        write_json(started, {"stage": name, "inputs": digests})
+        write_json(started, {"stage": name, "inputs": digests, **_earlier(before, digests)})
         return None
 
     def _work(
@@ -299,9 +300,10 @@ class Run:
         together: bool,
     ) -> dict[str, Any]:
         logger.info("%s: starts", name)
-        begun = time.monotonic(), time.process_time()
-        facts = dict(work() or {}) if together else distributed.on_first(lambda: dict(work() or {}))
-        return distributed.on_first(lambda: self._end(name, facts, digests, outputs, begun))
+        with StageClock(self._record(name, "started"), running=not distributed.rank()) as clock:
+            facts = dict(work() or {}) if together else distributed.on_first(lambda: dict(work() or {}))
+            spent = clock.spent()
+        return distributed.on_first(lambda: self._end(name, facts, digests, outputs, spent))
 
     def _end(
         self,
@@ -309,21 +311,19 @@ class Run:
         facts: dict[str, Any],
         digests: dict[str, str],
         outputs: Sequence[Path],
-        begun: tuple[float, float],
+        spent: Spent,
     ) -> dict[str, Any]:
-        begin, cpu = begun
         missing = [self.name_of(path) for path in outputs if not path.exists()]
         if missing:
             raise RunError(f"{name} ended without writing {', '.join(missing)}.")
-        seconds, cpu = time.monotonic() - begin, time.process_time() - cpu
         record = {
             "stage": name, "inputs": digests, "outputs": [self.name_of(path) for path in outputs], "facts": facts,
-            "seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2),
+            "seconds": round(spent.seconds, 2), "cpu_seconds": round(spent.cpu_seconds, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }  # fmt: skip
         write_json(self._record(name, "done"), record)
         self._record(name, "started").unlink(missing_ok=True)
-        logger.info("%s: done in %.1f s%s", name, seconds, _in_words(facts))
+        logger.info("%s: done in %.1f s%s", name, spent.seconds, _in_words(facts))
         return facts
 
     def _count_again(self, name: str) -> None:
@@ -358,6 +358,12 @@ class Run:
             else:
                 path.unlink(missing_ok=True)
         self.forget_metrics(name)
+
+
+def _earlier(before: Mapping[str, Any] | None, digests: Mapping[str, str]) -> dict[str, float]:
+    """What sessions that were cut short spent on the same work; a finished one that is done again counts anew."""
+    same = before is not None and "facts" not in before and before["inputs"] == digests
+    return {key: before[key] for key in Spent._fields if key in before} if before and same else {}
 
 
 def superseded(folder: Path) -> set[str]:
