@@ -5,6 +5,7 @@
     python benchmarks/methods.py --budget small --jobs 2 --bfloat16 --folder runs/bfloat16   # if `icto doctor` says so
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
+    python benchmarks/methods.py --budget small --rows icto_retry icto_imitation icto_retry_imitation_2   # variants too
     python benchmarks/methods.py --budget small --all-test --rows rft      # all 337 test tasks, of finished rows
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
     python benchmarks/methods.py --budget small --seeds 2 --keep     # seeds whose folders are gone stay in the table
@@ -266,14 +267,14 @@ def main(arguments: list[str] | None = None) -> None:
     budget = replace(budget, trials=options.trials or budget.trials)
 
     def table() -> str:
-        return write_tables(
-            options.budget, asdict(budget), options.seeds, options.folder, options.results, keep=options.keep
-        )
+        spent = {key: value for key, value in asdict(budget).items() if key != "further"}
+        spent["methods"] = budget.rows()
+        return write_tables(options.budget, spent, options.seeds, options.folder, options.results, keep=options.keep)
 
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"
         if options.all_test:
-            ask_all_test(here, ["sft", *(options.rows or budget.methods)])
+            ask_all_test(here, ["sft", *(options.rows or budget.rows())])
             continue
         start = shared_clone(here / "sft", budget, seed)
         rows = options.rows or list(budget.methods)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,6 +112,12 @@ def _cost(here: Path) -> dict[str, float]:
     return {key: round(sum(sums.get(kind, {}).get(key, 0) for kind in ("play", "training"))) for key in keys}
 
 
+def hours(folder: Path) -> float:
+    """Processor time of all that is finished under a seed's folder, evaluation too; what rows share counts once."""
+    records = {path.read_bytes() for path in folder.glob("**/stages/*.json") if ".started" not in path.name}
+    return round(sum(json.loads(record)["cpu_seconds"] for record in records) / 3600, 2)
+
+
 def markdown(result: dict[str, Any]) -> str:
     """The table for people."""
     budget = result["budget"]
@@ -135,6 +142,11 @@ def markdown(result: dict[str, Any]) -> str:
             cost = row["cost"]
             figures = [cost[key] for key in ("response_tokens", "trained_tokens", "seconds", "cpu_seconds")]
             lines.append(f"| {row['method']} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
+        if found.get("cpu_hours"):
+            lines += [
+                "",
+                f"All of this seed, evaluation too and shared parts once: {found['cpu_hours']:.1f} CPU hours.",
+            ]
         if found["missing"]:
             lines += ["", f"Not finished, so not in the tables: {', '.join(found['missing'])}."]
     return "\n".join([*lines, *_lines_over_seeds(result.get("over_seeds", {}))]) + "\n"
@@ -211,7 +223,7 @@ def write_tables(
             found[str(seed)] = _kept(before["results"][str(seed)], budget["methods"])
             continue
         rows, missing = collect(here, budget["methods"])
-        found[str(seed)] = {"rows": rows, "missing": missing, **_precision(here)}
+        found[str(seed)] = {"rows": rows, "missing": missing, "cpu_hours": hours(here), **_precision(here)}
     if not any(each["rows"] for each in found.values()):
         raise ConfigError(f"There is no finished row under {folder / f'{name}-seed-*'}, so {results} stays as it is.")
     result = {"name": name, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}

@@ -54,7 +54,7 @@ def test_every_setting_of_every_row_is_one_that_its_method_takes(benchmark):
             config = from_mapping(config_class, merged(merged(merged(preset, common), own), trial), row)
             assert config.evaluation.choose == "best" and config.rollout.max_tasks is None
             assert config.rollout.attempts == own.get("rollout", {}).get("attempts", budget.attempts)
-    assert set(benchmark.ROWS) == {*budget.methods, *benchmark.BUDGETS["small"].methods}
+    assert set(benchmark.ROWS) == {*budget.rows(), *benchmark.BUDGETS["small"].rows()}
 
 
 def test_every_row_multiplies_in_bfloat16_where_asked(benchmark, common):
@@ -285,6 +285,14 @@ def test_the_table_is_written_from_what_is_finished_and_names_the_rest(benchmark
             ["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")]
         )
         assert ("## test-all, seed 0" in capsys.readouterr().out) is shown_too
+
+
+def test_what_rows_share_counts_once_in_the_hours_of_a_seed(benchmark, tmp_path):
+    hours = sys.modules["methods_table"].hours
+    for place, seconds in (("sft", 3600), ("rft/trial-0", 1800), ("rft/trial-1", 1800), ("icto/trial-0", 900)):
+        write_json(tmp_path / place / "stages" / "explore.json", {"stage": "explore", "cpu_seconds": seconds})
+    write_json(tmp_path / "icto/trial-0/stages/dpo.started.json", {"stage": "dpo", "cpu_seconds": 9000})
+    assert hours(tmp_path) == 1.75
 
 
 def test_seeds_are_averaged_task_by_task_and_their_own_means_stand_beside_it(benchmark, tmp_path):
