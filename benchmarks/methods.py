@@ -1,4 +1,4 @@
-"""All methods on WebShop's built-in data with SmolLM2-135M: one protocol, one start, one table.
+"""All methods on built-in data with SmolLM2-135M: one protocol, one start, one table for each benchmark.
 
     python benchmarks/methods.py --budget small --folder runs/methods      # 13 to 17 hours a seed on one core
     python benchmarks/methods.py --budget small --jobs 2                   # two rows at a time, a core for each
@@ -7,6 +7,7 @@
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --rows icto_retry icto_imitation icto_retry_imitation_2   # variants too
     python benchmarks/methods.py --budget small --all-test --rows rft      # all 337 test tasks, of finished rows
+    python benchmarks/methods.py --budget small --world alfworld --folder runs/alfworld   # in a household, not a shop
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
     python benchmarks/methods.py --budget small --seeds 2 --keep     # seeds whose folders are gone stay in the table
 
@@ -45,6 +46,7 @@ from methods_rows import (
     settings,
 )
 from methods_table import ALL_TEST, chosen, write_tables
+from methods_worlds import WORLDS, World, hold_out
 
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
@@ -62,6 +64,8 @@ from trainers.sampling import choose_tasks, list_tasks
 
 logger = logging.getLogger("benchmark")
 RESULTS = Path(__file__).parent / "results"
+FINALS = ("test", "ood")
+"""Parts that tasks play; in WebShop the splits' names too."""
 
 
 def run_method(name: str, values: dict[str, Any], folder: Path) -> tuple[Run, Any, Path | None]:
@@ -79,13 +83,15 @@ def _config(name: str, values: dict[str, Any], folder: Path) -> Any:
     return from_mapping(config_class, merged(preset, known), str(folder))
 
 
-def play_final(folder: Path, config: Any, policy: Path | None, label: str, budget: Budget) -> None:
+def play_final(
+    folder: Path, config: Any, policy: Path | None, label: str, budget: Budget, finals: Sequence[str] = FINALS
+) -> None:
     """Ask test and ood once, with the policy that dev chose; weights that were asked before are not asked again."""
     weights = _weights(policy)
     kept = config.start is not None and weights == _weights(config.start)
     before = {"label": "sft"} if kept else asked_before(folder, weights)
     with Run(folder) as run:
-        for split, count in () if before else (("test", budget.test), ("ood", budget.ood)):
+        for split, count in () if before else zip(finals, (budget.test, budget.ood), strict=True):
             evaluate_splits(run, policy or config.model, label, config, [split], count)
         write_json(folder / "finished.json", {**(before or {"label": label}), "weights": weights})
 
@@ -104,28 +110,37 @@ def _weights(checkpoint: Path | None) -> str:
     return "" if checkpoint is None else str(read_json(checkpoint / "checkpoint.json")["weights_digest"])
 
 
-def play_bound(folder: Path, config: Any, clone: Path, budget: Budget) -> None:
+def play_bound(folder: Path, config: Any, clone: Path, budget: Budget, finals: Sequence[str] = FINALS) -> None:
     """Play the upper bound on the tasks that every other row is asked."""
     with Run(folder) as run:
-        for split, count in (("test", budget.test), ("ood", budget.ood)):
+        for split, count in zip(finals, (budget.test, budget.ood), strict=True):
             bound(config, run, clone, split, count)
         write_json(folder / "budget.json", spent(run))
         write_json(folder / "finished.json", {"label": f"best-of-{config.samples}"})
 
 
-def shared_clone(folder: Path, budget: Budget, seed: int) -> dict[str, Any]:
+def shared_clone(folder: Path, budget: Budget, seed: int, world: World = WORLDS["webshop"]) -> dict[str, Any]:
     """The clone that every method starts from, measured as a row of its own."""
     explored = folder.parent / "explored.json"
-    check_begun(folder, settings(budget, seed))
+    values = settings(budget, seed, world, world.split("dev", folder.parent))
+    check_begun(folder, values)
     if not (folder / "finished.json").exists() or not explored.exists():  # else other processes may be reading it
-        _, config, policy = run_method("bc", settings(budget, seed), folder)
+        if world.splits["dev"] is None:
+            taken = max(budget.demonstrations + budget.tasks - budget.demonstrated, budget.more_demonstrations)
+            hold_out(folder.parent / "dev.json", RolloutConfig(**world.rollout), taken, budget.dev)
+        _, config, policy = run_method("bc", values, folder)
         explored_tasks(explored, config.rollout, budget)
-        play_final(folder, config, policy, "sft", budget)
+        play_final(folder, config, policy, "sft", budget, finals(world, folder.parent))
     return {
         "start": str(folder / "sft" / "checkpoint"),
         "demonstrations": {"file": str(folder / "demonstrations.jsonl")},
         "rollout": {"split": str(explored)},
     }
+
+
+def finals(world: World, seed: Path) -> list[str]:
+    """The splits that are asked once."""
+    return [world.split(part, seed) for part in FINALS]
 
 
 def check_begun(folder: Path, values: dict[str, Any]) -> None:
@@ -156,7 +171,7 @@ def explored_tasks(path: Path, rollout: RolloutConfig, budget: Budget) -> Path:
 
 def demonstrated_tasks(folder: Path, values: dict[str, Any], budget: Budget) -> Path:
     """Write the list of training tasks that the clone was shown; methods that need the expert explore these."""
-    rollout = RolloutConfig(env_id=values["rollout"]["env_id"], brief=values["rollout"]["brief"])
+    rollout = RolloutConfig(env_id=values["rollout"]["env_id"])
     write_json(path := folder / "demonstrated.json", choose_tasks(list_tasks(rollout), budget.demonstrations))
     return path
 
@@ -185,12 +200,15 @@ def _begin_with(asked: Path, episodes: Path) -> None:
         write_text(episodes, before)
 
 
-def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int) -> None:
+def run_row(
+    row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int, world: World = WORLDS["webshop"]
+) -> None:
     """Try the settings of a row on dev, and ask the final splits of the best one."""
     name, own, grid = ROWS[row]
+    dev, place = world.split("dev", folder.parent), world.place("dev", folder.parent)
     tried = []
     for number, trial in enumerate(grid[: budget.trials]):
-        values = merged(merged(settings(budget, seed), iterations(name, budget)), merged(own, trial))
+        values = merged(merged(settings(budget, seed, world, dev), iterations(name, budget)), merged(own, trial))
         values = merged(values, start)
         if row in AGAINST_EXPERTS:
             values = merged(values, {"rollout": {"split": str(demonstrated_tasks(folder.parent, values, budget))}})
@@ -204,21 +222,22 @@ def run_row(row: str, folder: Path, start: dict[str, Any], budget: Budget, seed:
             )
         here = folder / f"trial-{number}"
         for first in played_before(folder, row):
-            share_stages(first, here, ("evaluation.sft.dev", "iteration-01.trajectories"))
+            share_stages(first, here, (f"evaluation.sft.{place}", "iteration-01.trajectories"))
         for group, stages in (
             (RETRYING, ("iteration-01.with-retries",)),
             (IMITATING, ("iteration-01.successes", "iteration-01.sft")),
-            (ONCE_AND_TWICE if number == 0 else (), FIRST_ITERATION),
+            (ONCE_AND_TWICE if number == 0 else (), (*FIRST_ITERATION, f"evaluation.icto-1.{place}")),
         ):
             for other in group if row in group else ():
                 share_stages(folder.parent / other / "trial-0", here, stages)
         _, config, policy = run_method(name, values, here)
-        tried.append((_dev_reward(here), here, config, policy))
+        tried.append((_dev_reward(here, place), here, config, policy))
     _, here, config, policy = max(tried, key=lambda item: item[0])
     if row == "best_of_n":
-        play_bound(here, config, policy, budget)
+        play_bound(here, config, policy, budget, finals(world, folder.parent))
     else:
-        play_final(here, config, policy, read_json(here / "chosen.json")["label"], budget)
+        label = read_json(here / "chosen.json")["label"]
+        play_final(here, config, policy, label, budget, finals(world, folder.parent))
     write_json(folder / "chosen.json", {"trial": here.name, "tried": [str(item[1].name) for item in tried]})
 
 
@@ -228,9 +247,9 @@ def played_before(folder: Path, row: str) -> list[Path]:
     return [folder.parent / "sft", *(folder.parent / other / "trial-0" for other in dict.fromkeys((row, *alike)))]
 
 
-def _dev_reward(folder: Path) -> float:
+def _dev_reward(folder: Path, dev: str) -> float:
     label = read_json(folder / "chosen.json")["label"] if (folder / "chosen.json").exists() else "sft"
-    return read_json(folder / "evaluation" / label / "dev" / "metrics.json")["metrics"]["average_reward"]["value"]
+    return read_json(folder / "evaluation" / label / dev / "metrics.json")["metrics"]["average_reward"]["value"]
 
 
 def _multiply_in(dtype: str) -> None:
@@ -242,6 +261,7 @@ def _multiply_in(dtype: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", choices=list(BUDGETS), default="small")
+    parser.add_argument("--world", choices=list(WORLDS), default="webshop", help="where it is played")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -258,30 +278,35 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--jobs is {options.jobs}; give 1 or more.")
     if options.all_test and options.jobs > 1:
         parser.error("--all-test plays one row after another; leave --jobs out.")
+    if options.all_test and options.world != "webshop":
+        parser.error("--all-test is for the shop, of whose test split only a part is asked; leave it out.")
+    world = WORLDS[options.world]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.model:
         COMMON["model"]["name"] = options.model
     if options.bfloat16:
         _multiply_in("bfloat16")
     budget = BUDGETS[options.budget]
-    budget = replace(budget, trials=options.trials or budget.trials)
+    budget = replace(budget, trials=options.trials or budget.trials, **world.asked)
 
     def table() -> str:
         spent = {key: value for key, value in asdict(budget).items() if key != "further"}
         spent["methods"] = budget.rows()
-        return write_tables(options.budget, spent, options.seeds, options.folder, options.results, keep=options.keep)
+        return write_tables(
+            options.budget, spent, options.seeds, options.folder, options.results, keep=options.keep, world=world
+        )
 
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"
         if options.all_test:
             ask_all_test(here, ["sft", *(options.rows or budget.rows())])
             continue
-        start = shared_clone(here / "sft", budget, seed)
+        start = shared_clone(here / "sft", budget, seed, world)
         rows = options.rows or list(budget.methods)
         if options.jobs > 1:
             _side_by_side(rows, here, seed, options)
         for row in rows if options.jobs == 1 else ():
-            run_row(row, here / row, start, budget, seed)
+            run_row(row, here / row, start, budget, seed, world)
             table()
     print(table())
 
@@ -290,7 +315,7 @@ def _side_by_side(rows: list[str], here: Path, seed: int, options: argparse.Name
     """The same command for each row, in processes of their own."""
     words = [sys.executable, __file__, "--seeds", str(seed), *(["--bfloat16"] if options.bfloat16 else [])]
     words += ["--keep"] if options.keep else []
-    for name in ("budget", "folder", "results", "trials", "model"):
+    for name in ("budget", "world", "folder", "results", "trials", "model"):
         given = getattr(options, name)
         words += [] if given is None else [f"--{name}", str(given)]
     before = first_of_its_kind(rows, (SAMPLING, RETRYING, IMITATING, ONCE_AND_TWICE))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from methods_worlds import WORLDS, World
+
 from trainers.config import merged
 
 
@@ -57,7 +59,6 @@ BUDGETS = {
 
 COMMON: dict[str, Any] = {
     "model": {"lora": {"r": 32, "alpha": 64}},
-    "rollout": {"env_id": "icto/WebShop-v0", "brief": True, "batch_size": 32},
     "acting": {"max_new_tokens": 64, "batch_size": 32},
     "sft": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 2, "probe_metric": "dev/average_reward"},
     "evaluation": {"choose_by": "average_reward"},
@@ -74,8 +75,8 @@ IMITATING = ("icto_imitation", "rft")
 ONCE_AND_TWICE = ("icto_retry_imitation", "icto_retry_imitation_2")
 FIRST_ITERATION = (
     *(f"iteration-01.{stage}" for stage in ("verdicts", "step_rewards", "pairs", "successes", "sft", "dpo")),
-    "evaluation.icto-1.dev",
 )
+"""Stages of an iteration of `icto` beside play, up to its evaluation."""
 # at this size full successes are rare: any better own episode against any worse one, by a tenth of the score at least
 _OWN = {
     "success_threshold": None,
@@ -157,19 +158,18 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
 }  # fmt: skip
 
 
-def settings(budget: Budget, seed: int, **own: Any) -> dict[str, Any]:
-    """What all methods are told."""
+def settings(budget: Budget, seed: int, world: World = WORLDS["webshop"], dev: str = "dev") -> dict[str, Any]:
+    """What all methods are told; ``dev`` is where choices are made."""
     return merged(
         COMMON,
         {
             "seed": seed,
-            "rollout": {"max_tasks": None, "attempts": budget.attempts},
+            "rollout": {**world.rollout, "max_tasks": None, "attempts": budget.attempts},
             "demonstrations": {"max_tasks": budget.demonstrations},
-            "probe": {"tasks": budget.probe},
+            "probe": {"split": dev, "tasks": budget.probe},
             "evaluation": {
-                "base": False, "splits": ["dev"], "max_tasks": budget.dev, "final_splits": [], "choose": "best",
+                "base": False, "splits": [dev], "max_tasks": budget.dev, "final_splits": [], "choose": "best",
             },
-            **own,
         },
     )  # fmt: skip
 

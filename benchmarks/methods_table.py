@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from methods_seeds import by_task, over_seeds
+from methods_worlds import WORLDS, World
 
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
@@ -24,7 +25,9 @@ CLONING = ("cloning_again", "more_cloning")
 SHOWN = ("average_reward", "success_rate", "mean_actions")
 
 
-def collect(folder: Path, methods: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def collect(
+    folder: Path, methods: Sequence[str], world: World = WORLDS["webshop"]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Every finished row, and the names of those that are not."""
     rows, missing = [], []
     for row in ("sft", *methods):
@@ -33,7 +36,7 @@ def collect(folder: Path, methods: Sequence[str]) -> tuple[list[dict[str, Any]],
             missing.append(row)
             continue
         weights_of = read_json(found.here / "finished.json").get("played", "")
-        rows.append({**_row(row, found, folder / "sft"), "weights_of": weights_of})
+        rows.append({**_row(row, found, folder, world), "weights_of": weights_of})
     return rows, missing
 
 
@@ -62,7 +65,7 @@ def chosen(folder: Path, row: str) -> Chosen | None:
     return Chosen(here, found["label"], played)
 
 
-def _row(row: str, found_in: Chosen, clone: Path) -> dict[str, Any]:
+def _row(row: str, found_in: Chosen, seed: Path, world: World) -> dict[str, Any]:
     here, label, played = found_in
     tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
     found: dict[str, Any] = {
@@ -71,7 +74,7 @@ def _row(row: str, found_in: Chosen, clone: Path) -> dict[str, Any]:
     }  # fmt: skip
     weights: dict[str, Any] = {}
     for split in SPLITS:
-        path = played / "evaluation" / label / split
+        path = played / "evaluation" / label / (place := world.place(split, seed))
         if not (path / "metrics.json").exists():
             continue
         record = read_json(path / "metrics.json")
@@ -82,8 +85,9 @@ def _row(row: str, found_in: Chosen, clone: Path) -> dict[str, Any]:
         found["splits"][split] = {
             **numbers, "tasks_digest": record["manifest_digest"][:12], "by_task": by_task(path / "trajectories.jsonl"),
         }  # fmt: skip
-        if row != "sft" and (clone / "evaluation" / "sft" / split / "metrics.json").exists():
-            found["versus_sft"][split] = _versus(path, clone / "evaluation" / "sft" / split, row)
+        of_clone = seed / "sft" / "evaluation" / "sft" / place
+        if row != "sft" and (of_clone / "metrics.json").exists():
+            found["versus_sft"][split] = _versus(path, of_clone, row)
     return found
 
 
@@ -122,8 +126,8 @@ def markdown(result: dict[str, Any]) -> str:
     """The table for people."""
     budget = result["budget"]
     lines = [
-        "# Methods on WebShop mini with SmolLM2-135M", "",
-        f"`python benchmarks/methods.py --budget {result['name']} --seeds {' '.join(map(str, result['seeds']))}`", "",
+        f"# Methods on {WORLDS[result.get('world', 'webshop')].title} with SmolLM2-135M", "",
+        f"`python benchmarks/methods.py --budget {result['name']}{_asked(result)}`", "",
         f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
         f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
         "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "
@@ -150,6 +154,11 @@ def markdown(result: dict[str, Any]) -> str:
         if found["missing"]:
             lines += ["", f"Not finished, so not in the tables: {', '.join(found['missing'])}."]
     return "\n".join([*lines, *_lines_over_seeds(result.get("over_seeds", {}))]) + "\n"
+
+
+def _asked(result: dict[str, Any]) -> str:
+    world = result.get("world", "webshop")
+    return f"{'' if world == 'webshop' else f' --world {world}'} --seeds {' '.join(map(str, result['seeds']))}"
 
 
 def _lines_over_seeds(found: dict[str, Any]) -> list[str]:
@@ -198,9 +207,16 @@ def _kept(result: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
 
 
 def write_tables(
-    name: str, budget: dict[str, Any], seeds: Sequence[int], folder: Path, results: Path, *, keep: bool = False
+    name: str,
+    budget: dict[str, Any],
+    seeds: Sequence[int],
+    folder: Path,
+    results: Path,
+    *,
+    keep: bool = False,
+    world: World = WORLDS["webshop"],
 ) -> str:
-    """Write ``methods.json`` and ``methods.md`` from what is finished; returns the latter.
+    """Write the benchmark's table as JSON and as Markdown from what is finished; returns the latter.
 
     Args:
         budget: what every method might spend, with the names of the ``methods``.
@@ -211,7 +227,9 @@ def write_tables(
         ConfigError: nothing is finished, or the seeds to keep are of another budget.
     """
     budget = {**budget, "methods": list(budget["methods"])}  # as JSON has it
-    before = read_json(results / "methods.json") if keep else {"results": {}}
+    file = results / f"{world.results}.json"
+    keep = keep and file.exists()
+    before = read_json(file) if keep else {"results": {}}
     # a row that came later costs the others nothing, so the seeds without it may stay
     spent = {key: value for key, value in budget.items() if key != "methods"}
     if keep and (before["name"], {**before["budget"], "methods": None}) != (name, {**spent, "methods": None}):
@@ -222,13 +240,14 @@ def write_tables(
         if not here.exists() and str(seed) in before["results"]:
             found[str(seed)] = _kept(before["results"][str(seed)], budget["methods"])
             continue
-        rows, missing = collect(here, budget["methods"])
+        rows, missing = collect(here, budget["methods"], world)
         found[str(seed)] = {"rows": rows, "missing": missing, "cpu_hours": hours(here), **_precision(here)}
+    named = next(key for key, value in WORLDS.items() if value is world)
     if not any(each["rows"] for each in found.values()):
         raise ConfigError(f"There is no finished row under {folder / f'{name}-seed-*'}, so {results} stays as it is.")
-    result = {"name": name, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}
+    result = {"name": name, "world": named, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}
     if len(found) > 1:
         result["over_seeds"] = over_seeds({int(seed): each["rows"] for seed, each in found.items()}, SPLITS)
-    write_json(results / "methods.json", result)
-    write_text(results / "methods.md", text := markdown(result))
+    write_json(file, result)
+    write_text(file.with_suffix(".md"), text := markdown(result))
     return text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 # Where the suite was started with interrupts ignored (in the background, say), programs that it starts would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+METHODS = Path(__file__).resolve().parents[1] / "benchmarks" / "methods.py"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -37,3 +40,16 @@ def scienceworld_recordings() -> Path:
 @pytest.fixture(scope="session")
 def alfworld_recordings() -> Path:
     return shared_folder("fixtures/alfworld")
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The comparison of methods, loaded as the script that it is."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.syspath_prepend(METHODS.parent)
+    spec = importlib.util.spec_from_file_location("methods_benchmark", METHODS)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    monkeypatch.undo()
