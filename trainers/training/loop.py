@@ -215,7 +215,7 @@ def _optimiser_step(
         for name, value in {"loss": float(loss.detach()), **metrics}.items():
             sums[name] += share * value
         if not math.isfinite(loss.item()):
-            _stop("loss", float(loss.detach()), step, batch, plan.names(items), out)
+            _stop("loss", float(loss.detach()), step, [batch], plan.names(items), out)
         engine.backward(loss * share, last=number + 1 == len(shares))
         if share:
             sums["tokens"] += batch.n_tokens
@@ -224,7 +224,7 @@ def _optimiser_step(
     rate = engine.learning_rate(step)
     norm = engine.step(step)
     if not math.isfinite(norm):
-        _stop("gradient", norm, step, batch, plan.names(items), out)
+        _stop("gradient", norm, step, [batch for batch, _ in shares], plan.names(items), out)
     return {
         "step": step + 1,
         "train/epoch": (step + 1) / math.ceil(plan.size / config.batch_size),
@@ -256,17 +256,21 @@ def _over_processes(sums: dict[str, float]) -> dict[str, float]:
     return dict(zip(names, distributed.add_up([sums[name] for name in names]), strict=True))
 
 
-def _stop(what: str, value: float, step: int, batch: Any, names: list[str], out: Path) -> None:
-    """Save the batch that broke the training and raise; a launcher then stops the other processes."""
+def _stop(what: str, value: float, step: int, batches: Sequence[Any], names: list[str], out: Path) -> None:
+    """Save what broke the training and raise; a launcher then stops the other processes.
+
+    A loss is of one batch. A gradient is of all that the step was split into, any of which may have broken it.
+    """
     from safetensors.torch import save_file
 
     rank = distributed.rank()  # a gradient that is not finite stops all processes at once, each with its own batch
     place = out / (f"nonfinite-step-{step + 1:06d}" + (f"-process-{rank}" if rank else ""))
 
     def fill(draft: Path) -> None:
-        save_file(
-            {key: tensor.cpu().contiguous() for key, tensor in _tensors(batch).items()}, draft / "batch.safetensors"
-        )
+        for number, batch in enumerate(batches, start=1):
+            name = "batch" if len(batches) == 1 else f"batch-{number}"
+            tensors = {key: tensor.cpu().contiguous() for key, tensor in _tensors(batch).items()}
+            save_file(tensors, draft / f"{name}.safetensors")
         write_json(draft / "batch.json", {"step": step + 1, "what": what, "value": str(value), "items": names})
 
     write_folder(place, fill)

@@ -238,6 +238,29 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(trajectories, tiny,
     assert load_file(kept / "batch.safetensors")["input_ids"].numel() > 0
 
 
+def test_a_gradient_that_is_not_finite_stops_and_keeps_every_batch_of_the_step(
+    trajectories, tiny, tmp_path, monkeypatch
+):
+    from trainers.training import sft
+
+    def broken(model, batch):
+        loss, metrics = cloning(model, batch)
+        read.append(batch.input_ids)
+        if len(read) == 1:  # a finite loss whose gradient is not
+            loss = loss * 1.0
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return loss, metrics
+
+    cloning, read = sft.cloning_loss, []
+    monkeypatch.setattr(sft, "cloning_loss", broken)
+    with pytest.raises(TrainingError, match=r"gradient became (nan|inf) at optimiser step 1"):
+        train_sft(trajectories, tiny, replace(CONFIG, batch_size=4, micro_batch_tokens=120), tmp_path)
+    kept = sorted((tmp_path / "nonfinite-step-000001").glob("batch-*.safetensors"))
+    assert len(kept) == len(read) > 1
+    assert all(torch.equal(load_file(file)["input_ids"], ids) for file, ids in zip(kept, read, strict=True))
+    assert len(json.loads((kept[0].parent / "batch.json").read_text())["items"]) == 4
+
+
 def test_too_long_conversations_are_cut_and_counted_and_empty_ones_dropped(trajectories, tiny, tmp_path):
     config = replace(CONFIG, epochs=1, max_length=92)
     counts = read_checkpoint(train_sft(trajectories, tiny, config, tmp_path / "cut"))["data"]
