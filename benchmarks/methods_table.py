@@ -22,6 +22,10 @@ ALL_TEST = "test-all"
 SPLITS = ("dev", "test", "ood", ALL_TEST)
 CLONING = ("cloning_again", "more_cloning")
 """Controls whose own policy has the clone's name."""
+COSTS = {
+    "response_tokens": "written in play", "prompt_tokens": "read in play", "trained_tokens": "trained",
+    "scoring_tokens": "scored", "probe_tokens": "in probes", "seconds": "seconds", "cpu_seconds": "CPU seconds",
+}  # fmt: skip
 SHOWN = ("average_reward", "success_rate", "mean_actions")
 
 
@@ -112,8 +116,7 @@ def differences(episodes: Sequence[Trajectory], of_clone: Sequence[Trajectory], 
 def _cost(here: Path) -> dict[str, float]:
     """Of the row alone, beside the shared clone: exploring and training, without evaluation."""
     sums = read_json(here / "budget.json")["sums"]
-    keys = ("prompt_tokens", "response_tokens", "trained_tokens", "seconds", "cpu_seconds")
-    return {key: round(sum(sums.get(kind, {}).get(key, 0) for kind in ("play", "training"))) for key in keys}
+    return {key: round(sum(sums.get(kind, {}).get(key, 0) for kind in ("play", "training"))) for key in COSTS}
 
 
 def hours(folder: Path) -> float:
@@ -141,11 +144,10 @@ def markdown(result: dict[str, Any]) -> str:
             lines += ["", f"## {split}, seed {seed}{how}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
             lines += [_line(row, split) for row in found["rows"] if split in row["splits"]]
         lines += ["", f"## cost beside evaluation, seed {seed}", ""]
-        lines += ["| | tokens written in play | tokens trained | seconds | CPU seconds |", "|---|---|---|---|---|"]
+        lines += [f"| tokens | {' | '.join(COSTS.values())} |", "|---" * (1 + len(COSTS)) + "|"]
         for row in found["rows"]:
-            cost = row["cost"]
-            figures = [cost[key] for key in ("response_tokens", "trained_tokens", "seconds", "cpu_seconds")]
-            lines.append(f"| {row['method']} | " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |")
+            figures = [f"{row['cost'][key]:,.0f}" if key in row["cost"] else "" for key in COSTS]
+            lines.append(f"| {row['method']} | {' | '.join(figures)} |")
         if found.get("cpu_hours"):
             lines += [
                 "",
@@ -164,12 +166,15 @@ def _asked(result: dict[str, Any]) -> str:
 def _lines_over_seeds(found: dict[str, Any]) -> list[str]:
     lines = []
     for split, rows in found.items():
-        head = ("", "seeds", "reward of each", "success of each", "reward − clone", "success − clone", "reward − rft")
+        head = (
+            "", "seeds", "reward of each", "success of each", "actions of each", "reward − clone", "success − clone",
+            "reward − rft",
+        )  # fmt: skip
         lines += (
             ["", f"## {split}, over seeds", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"] if rows else []
         )
         for name, row in rows.items():
-            each = [", ".join(f"{value:.3f}" for value in row["means"][metric]) for metric in SHOWN[:2]]
+            each = [", ".join(f"{value:.3f}" for value in row["means"][metric]) for metric in SHOWN]
             versus = [_difference(row["versus_sft"].get(metric)) for metric in SHOWN[:2]]
             rft = row.get("versus_rft", {}).get(SHOWN[0])
             versus.append(f"{_difference(rft)} (seeds {', '.join(map(str, rft['of_seeds']))})" if rft else "")
