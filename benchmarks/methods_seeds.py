@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from icto_gym.store import TrajectoryStore
+from icto_gym.trajectory import Trajectory
 from trainers.evaluation.compare import difference_of_means
 from trainers.evaluation.metrics import episode_values, task_means
 
@@ -15,13 +14,10 @@ COMPARED = ("average_reward", "success_rate")
 Row = dict[str, Any]
 
 
-def by_task(episodes: Path) -> dict[str, str]:
+def by_task(episodes: Sequence[Trajectory]) -> dict[str, str]:
     """Every task's values, tasks sorted, as one line of text per metric: small enough to be committed."""
-    if not episodes.exists():
-        return {}
-    played = list(TrajectoryStore(episodes))
     return {
-        metric: " ".join(f"{value:.4g}" for value in task_means(episode_values(played, metric)).values())
+        metric: " ".join(f"{value:.4g}" for value in task_means(episode_values(episodes, metric)).values())
         for metric in COMPARED
     }
 

@@ -13,13 +13,17 @@ from methods_worlds import WORLDS, World
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
 from icto_gym.store import TrajectoryStore
+from icto_gym.tasks import content_digest
 from icto_gym.trajectory import Trajectory
 from trainers.config import read_yaml
 from trainers.evaluation.compare import paired_difference
+from trainers.evaluation.metrics import metrics_to_json, summarize
 
 ALL_TEST = "test-all"
 """The whole test split, where it was played beside the tasks that every row is asked."""
-SPLITS = ("dev", "test", "ood", ALL_TEST)
+NEW_TEST = "test-new"
+"""Of these the tasks that no row was asked before: whatever was chosen since, was chosen without them."""
+SPLITS = ("dev", "test", "ood", ALL_TEST, NEW_TEST)
 CLONING = ("cloning_again", "more_cloning")
 """Controls whose own policy has the clone's name."""
 COSTS = {
@@ -76,28 +80,45 @@ def _row(row: str, found_in: Chosen, seed: Path, world: World) -> dict[str, Any]
         "method": row, "policy": label, "settings_tried": len(tried), "setting": here.name, "splits": {},
         "versus_sft": {}, "cost": _cost(here),
     }  # fmt: skip
-    weights: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in SPLITS[:-1]:
         path = played / "evaluation" / label / (place := world.place(split, seed))
-        if not (path / "metrics.json").exists():
-            continue
-        record = read_json(path / "metrics.json")
-        weights.setdefault(split, record.get("recipe", {}).get("digest"))
-        if split == ALL_TEST and weights[split] != weights.get("test"):
-            continue  # of weights that the row no longer has
-        numbers = {name: {k: round(v, 4) for k, v in record["metrics"][name].items()} for name in SHOWN}
-        found["splits"][split] = {
-            **numbers, "tasks_digest": record["manifest_digest"][:12], "by_task": by_task(path / "trajectories.jsonl"),
-        }  # fmt: skip
-        of_clone = seed / "sft" / "evaluation" / "sft" / place
-        if row != "sft" and (of_clone / "metrics.json").exists():
-            found["versus_sft"][split] = _versus(path, of_clone, row)
+        of_clone = [] if row == "sft" else _episodes(seed / "sft" / "evaluation" / "sft" / place)
+        if (path / "metrics.json").exists() and not (split == ALL_TEST and _of_other_weights(path)):
+            record = read_json(path / "metrics.json")
+            _add_split(found, split, record["metrics"], record["manifest_digest"], _episodes(path), of_clone)
+    if ALL_TEST in found["splits"]:  # which was the last one
+        asked = {item.task_id for item in _episodes(path.with_name("test"))}
+        new, new_of_clone = (
+            [item for item in each if item.task_id not in asked] for each in (_episodes(path), of_clone)
+        )
+        if new:
+            tasks = content_digest(*sorted({item.task_id for item in new}))
+            _add_split(found, NEW_TEST, metrics_to_json(summarize(new)), tasks, new, new_of_clone)
     return found
 
 
-def _versus(path: Path, other: Path, row: str) -> dict[str, Any]:
-    own, of_clone = (list(TrajectoryStore(folder / "trajectories.jsonl")) for folder in (path, other))
-    return differences(own, of_clone, row)
+def _of_other_weights(path: Path) -> bool:
+    """All test tasks were played with weights that the row no longer has."""
+    digests = {
+        read_json(one / "metrics.json").get("recipe", {}).get("digest") for one in (path, path.with_name("test"))
+    }
+    return len(digests) > 1
+
+
+def _episodes(folder: Path) -> list[Trajectory]:
+    file = folder / "trajectories.jsonl"
+    return list(TrajectoryStore(file)) if file.exists() else []
+
+
+def _add_split(
+    row: dict[str, Any], split: str, numbers: dict[str, Any], tasks: str, episodes: Sequence[Trajectory],
+    of_clone: Sequence[Trajectory],
+) -> None:  # fmt: skip
+    """A row's numbers on some tasks, and how far they are from the clone's, where that played them."""
+    shown = {name: {key: round(value, 4) for key, value in numbers[name].items()} for name in SHOWN}
+    row["splits"][split] = {**shown, "tasks_digest": tasks[:12], "by_task": by_task(episodes) if episodes else {}}
+    if of_clone:
+        row["versus_sft"][split] = differences(episodes, of_clone, row["method"])
 
 
 def differences(episodes: Sequence[Trajectory], of_clone: Sequence[Trajectory], row: str) -> dict[str, Any]:

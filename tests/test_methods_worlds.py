@@ -43,3 +43,28 @@ def test_tables_of_other_worlds_have_their_own_names_and_say_how_to_make_them(be
     assert "## test, seed 0" in text and "valid_seen" not in text.partition("## test")[2]
     with pytest.raises(SystemExit):
         benchmark.main([*arguments, "--world", "alfworld", "--all-test"])
+
+
+def test_tasks_that_nobody_was_asked_before_stand_for_themselves(benchmark, tmp_path):
+    from episodes import play
+
+    from trainers.evaluation.metrics import metrics_to_json, summarize
+    from trainers.records import write_records
+
+    for here, low in ((tmp_path / "tiny-seed-0" / "sft", 0.2), (tmp_path / "tiny-seed-0" / "icto" / "trial-0", 0.4)):
+        label = here.name if here.name == "sft" else "icto-1"
+        episodes = [play(["buy"], [low if n < 2 else low + 0.5], task=f"t/{n}") for n in range(4)]
+        for split, count in (("test", 2), ("test-all", 4)):
+            out = here / "evaluation" / label / split
+            write_records(out / "trajectories.jsonl", episodes[:count])
+            metrics = metrics_to_json(summarize(episodes[:count]))
+            write_json(out / "metrics.json", {"metrics": metrics, "manifest_digest": f"{count}" * 64})
+        write_json(here / "budget.json", {"stages": {}, "sums": {}})
+        write_json(here / "finished.json", {"label": label})
+        write_json(here.parent / "chosen.json", {"trial": "trial-0", "tried": ["trial-0"]})
+    arguments = ["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")]
+    benchmark.main(arguments)
+    clone, row = read_json(tmp_path / "results" / "methods.json")["results"]["0"]["rows"]
+    assert [clone["splits"][split]["average_reward"]["value"] for split in ("test", "test-new")] == [0.2, 0.7]
+    new = row["versus_sft"]["test-new"]["average_reward"]
+    assert new["n"] == 2 and new["difference"] == pytest.approx(0.2)
