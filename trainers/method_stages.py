@@ -39,7 +39,7 @@ from trainers.records import append_record, read_records, write_records
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
-from trainers.stage_facts import play_facts
+from trainers.stage_facts import pairing_facts, play_facts
 from trainers.stages import Start, Watch, read_all, read_pairs, stage_name, train_stage, training_facts, watching
 from trainers.training.config import PPOConfig, RewardConfig
 
@@ -90,7 +90,7 @@ def pair_turns(
         whole = [(one, other) for one, other in sides if one.error is None and other.error is None]
         agreement = label_agreement((one.score, other.score) for one, other in whole)
         tokens = {name: play_facts(ended)[name] for name in TOKENS}
-        return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement, **tokens}
+        return {**pairing_facts(result), "label_agreement": agreement, **tokens}
 
     inputs = {
         "trajectories": trajectories, "contrasts": contrasts, **player.inputs, "config": config,
@@ -143,7 +143,7 @@ def pair_trajectories(run: Run, out: Path, positive: Path, negative: Path) -> Pa
         write_records(out, result.pairs)
         scores = {item.trajectory_id: item.score for item in [*sides[0], *sides[1]]}
         agreement = label_agreement((scores[pair.chosen_id], scores[pair.rejected_id]) for pair in result.pairs)
-        return {"pairs": len(result.pairs), "counts": result.counts, "label_agreement": agreement}
+        return {**pairing_facts(result), "label_agreement": agreement}
 
     run.stage(stage_name(run, out), work, inputs={"positive": positive, "negative": negative}, outputs=[out])
     return out

@@ -11,6 +11,7 @@ from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import read_lines, tokens_of
 from trainers.evaluation.evaluate import COST
 from trainers.feedback import StepRewarder
+from trainers.pairing import PairingResult
 from trainers.records import StepRewards, Verdict
 
 
@@ -37,6 +38,13 @@ def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:
         "accepted": sum(verdict.accepted for verdict in verdicts),
         "rejected": dict(sorted(reasons.items())),
     }
+
+
+def pairing_facts(result: PairingResult) -> dict[str, Any]:
+    """How many pairs there are, what fell out why, and what they teach."""
+    teaches = result.balance._asdict() if result.balance else {}
+    one_sided = [word._asdict() for word in teaches.pop("one_sided_words", [])]
+    return {"pairs": len(result.pairs), "counts": result.counts, "balance": teaches, "one_sided_words": one_sided}
 
 
 def scoring_facts(rewarder: StepRewarder, found: Sequence[StepRewards]) -> dict[str, int]:

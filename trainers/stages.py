@@ -56,7 +56,7 @@ from trainers.records import (
 )
 from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
 from trainers.runs import Run
-from trainers.stage_facts import play_facts, probe_facts, scoring_facts, verdict_facts
+from trainers.stage_facts import pairing_facts, play_facts, probe_facts, scoring_facts, verdict_facts
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
 __all__ = ["ActingConfig", "DemonstrationConfig", "Player", "Start", "Watch", "model_player", "named_player", "rate"]
@@ -211,9 +211,7 @@ def pair(
             expert=() if demonstrations is None else TrajectoryStore(demonstrations),
         )
         write_records(out, result.pairs)
-        teaches = result.balance._asdict() if result.balance else {}
-        one_sided = [word._asdict() for word in teaches.pop("one_sided_words", [])]
-        return {"pairs": len(result.pairs), "counts": result.counts, "balance": teaches, "one_sided_words": one_sided}
+        return pairing_facts(result)
 
     inputs = {
         "trajectories": trajectories, "verdicts": verdicts, "step_rewards": step_rewards,

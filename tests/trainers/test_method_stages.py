@@ -1,0 +1,53 @@
+"""Stages of single methods from file to file: what they record of what they made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from episodes import play
+
+from icto_gym.store import TrajectoryStore
+from trainers.method_stages import pair_trajectories, pair_turns
+from trainers.pairing.prompt import PromptContrast, PromptPairingConfig
+from trainers.records import write_records
+from trainers.rollout import RolloutConfig
+from trainers.runs import Run
+from trainers.stages import explore, facts_of, named_player
+
+ENVIRONMENT = RolloutConfig(env_id="icto_gym.testing:Scripted-v0", max_tasks=2, attempts=1, max_episode_steps=3)
+CAREFUL, CARELESS = "Thought: I check first.\nAction: look", "Thought: whatever\nAction: knock"
+
+
+@pytest.fixture
+def run(tmp_path):
+    with Run(tmp_path / "run") as opened:
+        yield opened
+
+
+def turn_facts(run, pairing):
+    """Every first turn answered alike, and paired."""
+    here, player = run.iteration(1), named_player("random")
+    episodes = explore(run, here / "trajectories.jsonl", player, ENVIRONMENT)
+    answered = [PromptContrast(item.trajectory_id, 0, 0, CAREFUL, CARELESS) for item in TrajectoryStore(episodes)]
+    write_records(here / "answered.jsonl", answered)
+    pairs = pair_turns(run, here / "pairs.jsonl", episodes, here / "answered.jsonl", player, pairing, ENVIRONMENT)
+    return facts_of(run, pairs)
+
+
+def test_what_pairs_of_turns_teach_is_recorded(run):
+    facts = turn_facts(run, PromptPairingConfig(agreement_pairs=0))
+    assert facts["pairs"] == facts["balance"]["pairs"] == 2
+    assert facts["balance"]["kinds"] == {"look … over knock …": 2}
+    assert {"word": "check", "chosen_only": 2, "rejected_only": 0} in facts["one_sided_words"]
+
+
+def test_what_pairs_of_whole_episodes_teach_is_recorded(run):
+    good = [play(["search", "buy"], [0, 1.0], task=f"t/{n}", who="p-positive") for n in range(2)]
+    bad = [play(["knock"], task=f"t/{n}", who="p-negative") for n in range(2)]
+    files = [run.path(f"{name}.jsonl") for name in ("positive", "negative")]
+    for file, episodes in zip(files, (good, [replace(bad[0], error="broke"), bad[1]]), strict=True):
+        write_records(file, episodes)
+    facts = facts_of(run, pair_trajectories(run, run.path("pairs.jsonl"), *files))
+    assert facts["counts"] == {"broken": 1, "pairs": 1} and facts["balance"]["pairs"] == 1
+    assert facts["balance"]["kinds"] == {"search … over knock …": 1}
