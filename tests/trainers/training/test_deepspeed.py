@@ -110,7 +110,11 @@ def outcomes(tmp_path_factory):
         "zero3": [("zero3", 2)],
         "killed": [("zero2", 2, 2), ("zero3", 2, 3), ("", 1)],
         "killed-two": [("zero3", 2, 2), ("zero1", 2)],
+        "zero2-offload": [("zero2-offload", 2, 2), ("zero2-offload", 1)],
+        "zero3-offload": [("zero3-offload", 2, 2), ("zero3-offload", 2)],
         "full-one": [("", 1)],
+        "full-zero1": [("zero1", 2, 2), ("zero1", 2)],
+        "full-zero2": [("zero2", 2, 2), ("", 1)],
         "full-zero3": [("zero3", 2, 2), ("zero3", 2)],
         "reward-one": [("", 1)],
         "reward-zero3": [("zero3", 2)],
@@ -138,6 +142,10 @@ def outcomes(tmp_path_factory):
         ("zero3", "one"),
         ("killed", "one"),
         ("killed-two", "one"),
+        ("zero2-offload", "one"),
+        ("zero3-offload", "one"),
+        ("full-zero1", "full-one"),
+        ("full-zero2", "full-one"),
         ("full-zero3", "full-one"),
         ("reward-zero3", "reward-one"),
         ("early-zero2", "early-one"),
@@ -168,7 +176,8 @@ def test_ppo_is_refused_where_the_weights_are_split(outcomes):
 def test_the_first_process_was_really_killed(outcomes):
     found, _ = outcomes
     assert [codes[0] for codes in found["killed"]["codes"]] == [-9, -9, 0]
-    assert found["killed-two"]["codes"][0][0] == -9
+    for way in ("killed-two", "zero2-offload", "zero3-offload", "full-zero1", "full-zero2", "full-zero3"):
+        assert [codes[0] for codes in found[way]["codes"]] == [-9, 0], way
     assert [codes[0] for codes in found["early-zero2"]["codes"]] == [-9, -9, 0]
 
 
