@@ -17,6 +17,7 @@ from trainers.report.data import RunData, read_run
 from trainers.report.distributions import distributions
 from trainers.report.episodes import MOST_EPISODES
 from trainers.report.markup import element, text
+from trainers.report.training import training
 from trainers.report.viewer import viewer
 
 _HOW_TO_READ = (
@@ -111,7 +112,7 @@ def _sections(run: RunData) -> list[tuple[str, str, str, str]]:
         (
             "training", "What training did",
             "A falling loss proves nothing: watch the log-probability of both sides and success on dev.",
-            sections.training(run),
+            training(run),
         ),
         ("failures", "Why episodes end", "", sections.failures(run)),
         ("cost", "What it cost", "", cost(run)),

@@ -1,19 +1,16 @@
-"""The parts of the page: results, curves, what training did, why episodes end, and the run itself."""
+"""The parts of the page: results, curves, why episodes end, and the run itself."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
 from trainers.evaluation.compare import Comparison
 from trainers.evaluation.failures import CAUSES, count_causes
 from trainers.evaluation.metrics import HIGHER_IS_BETTER, Estimate
-from trainers.pairing.balance import describe_balance
 from trainers.report.charts import Point, Series, line_chart, stacked_bars
-from trainers.report.data import Iteration, RunData, display_name
+from trainers.report.data import RunData, display_name
 from trainers.report.markup import element, table, text
 from trainers.report.tables import MAIN_COLUMNS, MORE_COLUMNS, Column, Row, table_rows, verdicts_in_words
 
@@ -130,195 +127,6 @@ def _curve(run: RunData, labels: Sequence[str], column: Column) -> str:
     better = "higher" if HIGHER_IS_BETTER[column.metric] else "lower"
     names = [display_name(label) for label in labels]
     return line_chart(f"{column.title} ({better} is better)", series, x_names=names, percent=column.unit == "%")
-
-
-# ---- training
-def training(run: RunData) -> str:
-    """What cloning and every iteration did: pairs, drops, changes of log-probability, dev success on the way."""
-    parts = []
-    cloned = [stage for stage in run.training if "/" not in stage]
-    for stage in cloned:
-        charts = _training_charts(run, stage)
-        parts += [element("h3", text(f"cloning ({stage})")), _ending(run, stage), charts] if charts else []
-    for iteration in run.iterations:
-        parts += [element("h3", f"iteration {iteration.number}"), _iteration(run, iteration)]
-    return "".join(parts) or element("p", "Nothing has been trained yet.", class_="quiet")
-
-
-def _iteration(run: RunData, iteration: Iteration) -> str:
-    prefix = iteration.folder.name + "/"
-    stages = [stage for stage in run.training if stage.startswith(prefix)]
-    charts = "".join(_ending(run, stage) + _training_charts(run, stage) for stage in stages)
-    warnings = [element("p", text(words), class_="warning") for stage in stages for words in _alarms(run, stage)]
-    tables = element("div", _explored(iteration), _paired(run, iteration), _taught(run, iteration), class_="columns")
-    return "".join(warnings) + tables + charts
-
-
-def _training_charts(run: RunData, stage: str) -> str:
-    lines = run.training.get(stage, [])
-    charts = [
-        line_chart("loss", [_series(lines, "train/loss", "loss")], x_title="optimiser steps", marks=len(lines) < 3),
-        line_chart(
-            "change of log-probability, nats",
-            [_series(lines, f"train/{side}_logp_change", side) for side in ("chosen", "rejected")],
-            x_title="optimiser steps", marks=len(lines) < 3, zero=True,
-        ),
-        line_chart(
-            "success on dev while training", [_series(run.probes.get(stage, []), "success_rate", "dev success")],
-            x_title="optimiser steps", percent=True,
-        ),
-        line_chart(
-            "average reward on dev while training",
-            [_series(run.probes.get(stage, []), "average_reward", "dev reward")], x_title="optimiser steps",
-        ),
-        line_chart(
-            "the reward model's reward of the policy's answers", [_series(lines, "rollout/reward", "reward")],
-            x_title="optimiser steps", marks=len(lines) < 3,
-        ),
-        line_chart(
-            "KL from the start per answer, nats", [_series(lines, "rollout/kl", "KL")],
-            x_title="optimiser steps", marks=len(lines) < 3, zero=True,
-        ),
-    ]  # fmt: skip
-    return element("div", *charts, class_="charts") if any(charts) else ""
-
-
-def _ending(run: RunData, stage: str) -> str:
-    """Why a training ended before its last step, if it did."""
-    ends = [line["stopped_early"] for line in run.training.get(stage, []) if "stopped_early" in line]
-    return element("p", text(f"{stage} stopped early {ends[-1]}"), class_="quiet") if ends else ""
-
-
-def _series(lines: Sequence[dict[str, Any]], key: str, name: str) -> Series:
-    points = [
-        Point(float(line["step"]), value)
-        for line in lines
-        if "step" in line and (value := _number(line, key)) is not None
-    ]
-    return Series(name, points)
-
-
-def _number(line: dict[str, Any], key: str) -> float | None:
-    """The number under a key, or under that key behind a prefix such as ``dev/``."""
-    for name, value in line.items():
-        if (
-            (name == key or name.endswith("/" + key))
-            and isinstance(value, (int, float))
-            and not isinstance(value, bool)
-        ):
-            return float(value)
-    return None
-
-
-def _alarms(run: RunData, stage: str) -> list[str]:
-    """Signs that training harmed the policy although its loss fell."""
-    found = []
-    changes = _before_and_after(run, stage)
-    if changes and changes["chosen"] < -1.0:
-        found.append(
-            f"{stage}: the chosen side became less likely than under the reference ({changes['chosen']:+.1f} nats "
-            "per pair on average). Lower the learning rate or raise the anchor on the chosen side."
-        )
-    rates = [value for line in run.probes.get(stage, []) if (value := _number(line, "success_rate")) is not None]
-    if len(rates) > 1 and rates[-1] < 0.6 * max(rates) and max(rates) > 0.1:
-        found.append(
-            f"{stage}: success on dev fell from {max(rates):.0%} to {rates[-1]:.0%} while training. "
-            "The best checkpoint on the way was kept."
-        )
-    return found
-
-
-def _before_and_after(run: RunData, stage: str) -> dict[str, float]:
-    """Change of the mean log-probability of both sides from the reference to the end of training, in nats."""
-    for prefix in ("pairs/", "train/"):  # fixed pairs measured before and after, else the last batch
-        for line in reversed(run.training.get(stage, [])):
-            chosen, rejected = (line.get(f"{prefix}{side}_logp_change") for side in ("chosen", "rejected"))
-            if isinstance(chosen, (int, float)) and isinstance(rejected, (int, float)):
-                return {"chosen": float(chosen), "rejected": float(rejected)}
-    return {}
-
-
-def _margins(run: RunData, stage: str) -> list[tuple[str, str]]:
-    """How far training set the sides apart, on pairs it saw and on pairs of tasks it did not see."""
-    last = (run.training.get(stage) or [{}])[-1]
-    kinds = (("pairs", "trained on"), ("held_out", "held out"))
-    found = [
-        (words, last.get(f"{kind}/log_ratio_margin"), last.get(f"{kind}/reward_accuracy")) for kind, words in kinds
-    ]
-    return [
-        (f"margin on pairs {words}, nats", f"{margin:+.2f}, chosen preferred in {share:.0%}".replace("-", "−"))
-        for words, margin, share in found
-        if isinstance(margin, (int, float)) and isinstance(share, (int, float))
-    ]
-
-
-_COUNTS = {
-    "tasks": "tasks explored", "tasks paired": "tasks with pairs", "ties": "tasks with ties only",
-    "without a success": "tasks without a success", "without a failure": "tasks without a failure",
-    "without a usable contrast": "tasks without a usable contrast", "pairs": "pairs",
-    "expert chosen": "pairs with the expert chosen", "broken": "episodes: broken",
-    "not to be chosen": "successes refused by the judge", "not to be rejected": "failures that teach nothing",
-    "identical": "left out: identical", "different start": "left out: different start",
-    "nothing trainable": "left out: nothing to train", "repeated": "left out: repeated",
-    "over the limit per task": "left out: over the limit per task", "one-sided": "left out: one-sided",
-    "led by one command": "left out: led by one command",
-    "parts elsewhere than at a retry": "contrasts that part elsewhere than at a retry",
-    "too often the expert": "left out: too often the expert",
-    "random steps on the chosen side": "left out: random steps on the chosen side",
-    "a random step decides": "left out: a random step decides",
-    "the expert's steps on the rejected side": "left out: the expert's steps would be rejected",
-    "rewards as recorded": "step rewards taken as recorded",
-}  # fmt: skip
-"""What pairing counts, in the order and words of the table."""
-
-
-def _explored(iteration: Iteration) -> str:
-    episodes = list(iteration.trajectories.values())
-    rows = [("episodes explored", str(len(episodes))), ("of them successful", str(sum(e.success for e in episodes)))]
-    again = list(iteration.retries.values())
-    if again:
-        rows.append(("taken up again from one step", str(len(again))))
-        rows.append(("of these successful", str(sum(e.success for e in again))))
-    refused = Counter(verdict.reason.partition(":")[0] for verdict in iteration.verdicts if not verdict.accepted)
-    if iteration.verdicts:
-        rows.append(("accepted by the judge", str(sum(verdict.accepted for verdict in iteration.verdicts))))
-    rows += [(f"refused: {reason}", str(number)) for reason, number in refused.most_common(8)]
-    return _facts("exploration", rows) if episodes or iteration.verdicts else ""
-
-
-def _paired(run: RunData, iteration: Iteration) -> str:
-    counts = {**iteration.counts, "pairs": len(iteration.pairs)} if iteration.counts or iteration.pairs else {}
-    order = [*_COUNTS, *(name for name in counts if name not in _COUNTS)]
-    rows = [(_COUNTS.get(name, name), str(counts[name])) for name in order if counts.get(name)]
-    changes = _before_and_after(run, f"{iteration.folder.name}/dpo")
-    rows += [(f"{side}: log-probability, nats", f"{changes[side]:+.2f}".replace("-", "−")) for side in changes]
-    rows += _margins(run, f"{iteration.folder.name}/dpo")
-    return _facts("pairs and what fell out", rows) if rows else ""
-
-
-def _taught(run: RunData, iteration: Iteration) -> str:
-    if not iteration.pairs:
-        return ""
-    balance = describe_balance(iteration.pairs, run.demonstrations)
-    rows = [
-        ("chosen side is the expert's", f"{balance.expert_chosen} of {balance.pairs}"),
-        ("chosen response is the longer one", f"{balance.chosen_longer} of {balance.pairs}"),
-    ]
-    rows += [(kind, str(number)) for kind, number in list(balance.kinds.items())[:6]]
-    words = "".join(
-        element("span", f"{text(word.word)} {word.chosen_only} : {word.rejected_only}")
-        for word in balance.one_sided_words
-    )
-    title = "in how many pairs only the chosen (left) or only the rejected (right) response has the word"
-    line = element("p", "<small>one-sided words: </small>", element("small", words), class_="words", title=title)
-    return element("div", _facts("what the pairs teach", rows), line if words else "")
-
-
-def _facts(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    body = "".join(
-        element("tr", element("th", text(name), scope="row"), element("td", text(value))) for name, value in rows
-    )
-    return element("div", element("h4", text(title)), element("table", element("tbody", body), class_="facts"))
 
 
 # ---- why episodes end
