@@ -30,11 +30,11 @@ class PairingResult:
     ``without a usable contrast`` (they add up). Episodes: ``broken``, ``not to be chosen``,
     ``not to be rejected``. Contrasts: ``identical``, ``different start``, ``nothing trainable``,
     ``random steps on the chosen side``, ``parts elsewhere than at a retry``, ``a random step decides``,
-    ``the expert's steps on the rejected side``, ``over the limit per task``. Pairs: ``pairs``, ``expert chosen``,
-    ``repeated``, ``one-sided``, ``led by one command``, ``too often the expert``, ``rewards as recorded``,
-    ``deciding step without weight``
-    (step pairs whose lead of Eq. 2 begins only after the step at which the two sides part, as where rewards come at the
-    end alone)."""
+    ``the expert's steps on the rejected side``, ``over the limit per task``. Pairs: ``pairs``, ``own chosen``
+    and ``expert chosen`` (whose episode is chosen; they add up), ``repeated``, ``one-sided``, ``led by one command``,
+    ``too often the expert``, ``rewards as recorded``, ``deciding step without weight`` (step pairs
+    whose lead of Eq. 2 begins only after the step at which the two sides part, as where rewards come at the end
+    alone)."""
     balance: Balance | None = None
     """What the pairs teach."""
 
@@ -109,6 +109,7 @@ class _Builder:
     def _result(self, tasks: int, pairs: list[PreferencePair]) -> PairingResult:
         self.counts.update(tasks=tasks, pairs=len(pairs))
         self.counts["expert chosen"] = sum(pair.chosen_id in self.expert_ids for pair in pairs)
+        self.counts["own chosen"] = len(pairs) - self.counts["expert chosen"]
         result = PairingResult(
             tuple(pairs), dict(sorted(self.counts.items())), describe_balance(pairs, self.expert_ids)
         )

@@ -53,4 +53,7 @@ def _counted(made: Any, path: str, demonstrations: list[Any]) -> PairingResult:
         if not isinstance(pair, PreferencePair):
             raise ConfigError(f"{path!r} gave a {type(pair).__name__}; it must give PreferencePair records.")
     balance = describe_balance(pairs, [item.trajectory_id for item in demonstrations])
-    return PairingResult(pairs, {"pairs": len(pairs), "expert chosen": balance.expert_chosen}, balance)
+    own = len(pairs) - balance.expert_chosen
+    return PairingResult(
+        pairs, {"pairs": len(pairs), "own chosen": own, "expert chosen": balance.expert_chosen}, balance
+    )

@@ -185,7 +185,8 @@ def test_own_successes_are_chosen_before_the_expert():
     assert [pair.chosen_id for pair in result.pairs] == [own.trajectory_id]
     swapped = build_pairs([LOST, own], expert=[EXPERT], config=PairingConfig(prefer_own_success=False))
     assert [pair.chosen_id for pair in swapped.pairs] == [EXPERT.trajectory_id]
-    assert swapped.counts["expert chosen"] == 1
+    assert [result.counts[name] for name in ("own chosen", "expert chosen")] == [1, 0]
+    assert [swapped.counts[name] for name in ("own chosen", "expert chosen")] == [0, 1]
 
 
 def test_the_expert_is_a_success_of_its_own_task_only():
@@ -345,6 +346,7 @@ def test_a_pairing_of_ones_own_plugs_in_by_its_dotted_path(tmp_path, monkeypatch
         result = make_pairing(config)([LOST], None, None, config, expert=iter([EXPERT]))
         assert [pair.granularity for pair in result.pairs] == ["step"]
         assert result.counts["pairs"] == result.counts["expert chosen"] == result.balance.expert_chosen == 1
+        assert result.counts["own chosen"] == 0
     assert make_pairing(PairingConfig()) is build_pairs
     with pytest.raises(ConfigError, match="own_pairing:wrong' gave a str"):
         make_pairing(PairingConfig(granularity="own_pairing:wrong"))([LOST])
