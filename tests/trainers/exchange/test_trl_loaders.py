@@ -1,6 +1,6 @@
 """TRL's own functions and the loaders of datasets take what is exported, and what they write is imported."""
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 
@@ -21,19 +21,20 @@ STEPS = (
 EPISODE = Trajectory(
     "t@p#0", "toy/E-v0", "t", "How to act", "buy a hat", STEPS, "thanks", 1.0, True, True, False, "p", 3
 )  # fmt: skip
+LOST = replace(EPISODE, trajectory_id="t@p#1", success=False, score=0.0)
 PAIR = PreferencePair(
     "t", (Message("user", "How"), Message("assistant", "OK"), Message("user", "go")), (Message("assistant", "good"),),
     (Message("assistant", "bad"), Message("user", "no"), Message("assistant", "worse")), 0.5, "trajectory", "a", "b",
 )  # fmt: skip
 
 
-def loaded(tmp_path, record, format_name):
-    """The exported Parquet file as `datasets.load_dataset` reads it."""
-    write_records(tmp_path / "in.jsonl", [record])
-    export_file(tmp_path / "in.jsonl", format_name, tmp_path / f"{format_name}.parquet")
-    return datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / f"{format_name}.parquet"), split="train", cache_dir=str(tmp_path / "cache")
-    )
+def loaded(tmp_path, records, format_name, ending="parquet"):
+    """The exported file as `datasets.load_dataset` reads it."""
+    file = tmp_path / f"{format_name}.{ending}"
+    write_records(tmp_path / "in.jsonl", records)
+    export_file(tmp_path / "in.jsonl", format_name, file)
+    reader, cache = {"jsonl": "json"}.get(ending, ending), str(tmp_path / "cache")
+    return datasets.load_dataset(reader, data_files=str(file), split="train", cache_dir=cache)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def tokenizer():
 
 
 def test_sft_rows_are_conversations_to_trl(tmp_path, tokenizer):
-    (row,) = loaded(tmp_path, EPISODE, "trl-sft")
+    (row,) = loaded(tmp_path, [EPISODE], "trl-sft")
     assert trl_data.is_conversational(row)
     rendered = trl_data.apply_chat_template({"messages": row["messages"]}, tokenizer)["text"]
     asked = [message.as_dict() for message in trajectory_messages(EPISODE)]
@@ -53,7 +54,7 @@ def test_sft_rows_are_conversations_to_trl(tmp_path, tokenizer):
 
 
 def test_preference_rows_render_to_prompt_chosen_and_rejected(tmp_path, tokenizer):
-    (row,) = loaded(tmp_path, PAIR, "trl-preference")
+    (row,) = loaded(tmp_path, [PAIR], "trl-preference")
     sides = {name: row[name] for name in ("prompt", "chosen", "rejected")}
     rendered = trl_data.apply_chat_template(sides, tokenizer)
     assert rendered["prompt"].endswith("assistant\n")
@@ -61,8 +62,40 @@ def test_preference_rows_render_to_prompt_chosen_and_rejected(tmp_path, tokenize
     assert trl_data.extract_prompt({name: row["prompt"] + row[name] for name in ("chosen", "rejected")}) == sides
 
 
+def test_unpaired_rows_render_to_prompt_completion_and_label(tmp_path, tokenizer):
+    rows = loaded(tmp_path, [EPISODE, LOST], "trl-unpaired")
+    said = [message.as_dict() for message in trajectory_messages(EPISODE)]
+    for row, label in zip(rows, (True, False), strict=True):
+        assert trl_data.is_conversational(row)
+        rendered = trl_data.maybe_apply_chat_template(row, tokenizer)
+        assert rendered.keys() == {"prompt", "completion", "label"} and rendered["label"] is label
+        assert rendered["prompt"].endswith("assistant\n") and rendered["completion"].startswith(STEPS[0].response)
+        assert rendered["prompt"] + rendered["completion"] == tokenizer.apply_chat_template(said, tokenize=False)
+
+
+def test_trls_trainer_for_unpaired_preferences_takes_a_step_on_them(tmp_path, tokenizer):
+    trl = pytest.importorskip("trl", reason="trl is not installed")
+    from transformers import AutoModelForCausalLM
+
+    from trainers.models.tiny import tiny_folder
+
+    rows = loaded(tmp_path, [EPISODE, LOST], "trl-unpaired")
+    config = trl.KTOConfig(
+        output_dir=str(tmp_path / "kto"), max_length=2048, max_steps=1, per_device_train_batch_size=2, logging_steps=1,
+        report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(str(tiny_folder()))
+    trainer = trl.KTOTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    read = [tokenizer.decode(row["prompt_ids"] + row["completion_ids"]) for row in trainer.train_dataset]
+    said = [message.as_dict() for message in trajectory_messages(EPISODE)]
+    assert read == [tokenizer.apply_chat_template(said, tokenize=False)] * 2
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(0.5) and {"logps/chosen", "logps/rejected"} <= first.keys()
+
+
 def test_what_trl_unpairs_is_imported_with_its_labels(tmp_path):
-    rows = loaded(tmp_path, PAIR, "trl-preference").select_columns(["prompt", "chosen", "rejected"])
+    rows = loaded(tmp_path, [PAIR], "trl-preference").select_columns(["prompt", "chosen", "rejected"])
     trl_data.unpair_preference_dataset(rows).save_to_disk(str(tmp_path / "unpaired"))
     options = ImportOptions(env_id="toy/E-v0", score=0.0)
     told = import_file(
@@ -74,16 +107,33 @@ def test_what_trl_unpairs_is_imported_with_its_labels(tmp_path):
 
 
 def test_rows_that_datasets_saved_come_back_whole(tmp_path):
-    loaded(tmp_path, EPISODE, "trl-sft").save_to_disk(str(tmp_path / "saved"))
+    loaded(tmp_path, [EPISODE], "trl-sft").save_to_disk(str(tmp_path / "saved"))
     import_file(tmp_path / "saved", "trl-sft", tmp_path / "t.jsonl")
     assert list(TrajectoryStore(tmp_path / "t.jsonl")) == [EPISODE]
-    loaded(tmp_path, PAIR, "trl-preference").to_json(str(tmp_path / "pairs.jsonl"))
+    loaded(tmp_path, [EPISODE, LOST], "trl-unpaired").save_to_disk(str(tmp_path / "unpaired"))
+    import_file(tmp_path / "unpaired", "trl-unpaired", tmp_path / "u.jsonl")
+    assert list(TrajectoryStore(tmp_path / "u.jsonl")) == [EPISODE, LOST]
+    loaded(tmp_path, [PAIR], "trl-preference").to_json(str(tmp_path / "pairs.jsonl"))
     import_file(tmp_path / "pairs.jsonl", "trl-preference", tmp_path / "p.jsonl")
     assert read_records(tmp_path / "p.jsonl", PreferencePair) == [PAIR]
 
 
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_our_own_rows_have_one_column_a_field_and_come_back_from_what_datasets_writes(tmp_path, ending):
+    episodes = [replace(EPISODE, extra={"best": 0.5, "read": ["a"]}, error="torn"), LOST]
+    rows = loaded(tmp_path, episodes, "trajectories", ending)
+    assert set(rows.column_names) == {field.name for field in fields(Trajectory)}
+    assert rows[0]["steps"] == [asdict(step) for step in STEPS]
+    rows.save_to_disk(str(tmp_path / "saved"))
+    rows.to_json(str(tmp_path / "written.jsonl"))
+    rows.to_parquet(str(tmp_path / "written.parquet"))
+    for name in ("saved", "written.jsonl", "written.parquet"):
+        import_file(tmp_path / name, "trajectories", tmp_path / f"{name}-back.jsonl")
+        assert list(TrajectoryStore(tmp_path / f"{name}-back.jsonl")) == episodes
+
+
 def test_stepwise_rows_have_one_label_per_completion_and_come_back(tmp_path):
-    rows = loaded(tmp_path, EPISODE, "trl-stepwise")
+    rows = loaded(tmp_path, [EPISODE], "trl-stepwise")
     assert rows[0]["labels"] == [False, True] and len(rows[0]["completions"]) == 2
     assert isinstance(rows[0]["prompt"], str)
     rows.to_parquet(str(tmp_path / "again.parquet"))
@@ -92,7 +142,7 @@ def test_stepwise_rows_have_one_label_per_completion_and_come_back(tmp_path):
 
 
 def test_one_split_of_a_saved_dataset_is_asked_for(tmp_path):
-    rows = loaded(tmp_path, EPISODE, "trl-sft")
+    rows = loaded(tmp_path, [EPISODE], "trl-sft")
     datasets.DatasetDict(train=rows, test=rows).save_to_disk(str(tmp_path / "both"))
     with pytest.raises(ConfigError, match=r"holds the splits train, test\. Import one: .*train"):
         import_file(tmp_path / "both", "trl-sft", tmp_path / "t.jsonl")
