@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -221,11 +221,12 @@ class PairPlan:
     def make(
         cls, tokenizer: Any, pairs: Sequence[PreferencePair], config: DPOConfig, marker: Marker | None = None
     ) -> PairPlan:
-        """Tokenize, with the marker in every task; leave out pairs with an untrainable side, and count them.
+        """Tokenize, with the marker in every task; leave out pairs that teach nothing, and count them by reason.
 
-        So are those whose sides part only behind the cut, or, where the objective weighs steps, their preferred ones.
+        Those are pairs with a side that has no reply before the cut, pairs whose sides part only behind it, and, where
+        the objective weighs steps, those whose preferred ones lie there.
         """
-        kept, cut, tasks = [], 0, []
+        kept, cut, tasks, dropped = [], 0, [], Counter[str]()
         for number, pair in enumerate(pairs):
             prompt = pair.prompt if marker is None else marker.apply_to_prompt(pair.prompt)
             sides = [
@@ -235,11 +236,14 @@ class PairPlan:
             short = [side.cut(config.max_length) for side in sides]
             cut += any(one is not other for one, other in zip(short, sides, strict=True))
             weights = _weights(pair, *short) if config.weighs_steps else (1.0,) * min(side.n_turns for side in short)
-            if all(side.n_turns for side in short) and weights and short[0] != short[1]:
-                name = f"pair {number}: {pair.chosen_id} over {pair.rejected_id}"
-                kept.append(EncodedPair(name, short[0], short[1], weights, pair.granularity == "trajectory"))
-                tasks.append(pair.task_id)
-        counts = {"pairs": len(kept), "truncated": cut, "dropped": len(pairs) - len(kept)}
+            reason = _untrainable(short[0], short[1], weights)
+            if reason:
+                dropped[f"dropped: {reason}"] += 1
+                continue
+            name = f"pair {number}: {pair.chosen_id} over {pair.rejected_id}"
+            kept.append(EncodedPair(name, short[0], short[1], weights, pair.granularity == "trajectory"))
+            tasks.append(pair.task_id)
+        counts = {"pairs": len(kept), "truncated": cut, "dropped": len(pairs) - len(kept), **dropped}
         if not kept:
             raise DataError(f"None of {len(pairs)} pairs has two sides to train on (max_length {config.max_length}).")
         held = held_out_items(tasks, config)
@@ -329,6 +333,15 @@ def held_out_items(tasks: Sequence[str], config: DPOConfig) -> set[int]:
         if len(held) + len(members[task]) <= allowed:
             held.update(members[task])
     return held
+
+
+def _untrainable(chosen: Encoded, rejected: Encoded, weights: Sequence[float]) -> str:
+    """Why a pair whose sides are cut to length teaches nothing, or ``""``."""
+    if not (chosen.n_turns and rejected.n_turns):
+        return "nothing trainable"
+    if chosen == rejected:
+        return "identical"
+    return "" if weights else "no preferred step"
 
 
 def _weights(pair: PreferencePair, chosen: Encoded, rejected: Encoded) -> tuple[float, ...]:

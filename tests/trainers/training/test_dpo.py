@@ -21,6 +21,8 @@ from trainers.training.engine import prepare
 
 CONFIG = DPOConfig(learning_rate=3e-3, epochs=4, batch_size=3, save_every=3, sft_weight=0.0)
 STEPS = replace(CONFIG, objective="step")
+REASONS = {"dropped: nothing trainable": 3, "dropped: identical": 2}
+"""Of the pairs, cut to 92 tokens."""
 
 
 def train(pairs, tiny, folder, **settings):
@@ -124,7 +126,7 @@ def test_step_weights_follow_the_pair_and_are_uniform_where_there_are_none(pair_
 def test_pairs_without_tokens_or_without_a_difference_are_dropped_and_counted(pairs, tiny, tmp_path):
     tokenizer = load_model(tiny).tokenizer
     plan = PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=92))
-    assert plan.counts == {"truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0}
+    assert plan.counts == {"truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0, **REASONS}
     with pytest.raises(DataError, match="max_length 80"):
         PairPlan.make(tokenizer, pairs, replace(CONFIG, max_length=80))
 
@@ -180,6 +182,9 @@ def test_what_tells_the_sides_apart_must_lie_before_the_cut(pair_maker, tiny):
         assert PairPlan.make(tokenizer, [cut], STEPS).counts["dropped"] == 0
         with pytest.raises(DataError, match="None of 1 pairs"):
             PairPlan.make(tokenizer, [cut], replace(STEPS, max_length=length))
+    counts = PairPlan.make(tokenizer, [weighed, late, pair], replace(STEPS, max_length=length)).counts
+    reasons = {"dropped: no preferred step": 1, "dropped: identical": 1}
+    assert counts == {"pairs": 1, "truncated": 3, "dropped": 2, "held_out": 0, **reasons}
     assert PairPlan.make(tokenizer, [weighed, other], STEPS).pairs[0].weights == (0.0, 1.0)
     assert PairPlan.make(tokenizer, [replace(weighed, step_weights=(0.0, 0.0))], STEPS).pairs[0].weights == (1.0, 1.0)
 
@@ -200,7 +205,7 @@ def test_no_more_is_trained_than_the_model_can_read(pairs, tiny, tmp_path):
     checkpoint, _ = train(pairs, replace(tiny, name=str(folder)), tmp_path / "run", epochs=1)
     data = read_checkpoint(checkpoint)["data"]
     assert data.pop("scoring_tokens") > 0
-    assert data == {"truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0}
+    assert data == {"truncated": 6, "pairs": 1, "dropped": 5, "held_out": 0, **REASONS}
 
 
 def test_the_reference_is_the_start_even_when_an_adapter_goes_on_learning(pairs, tiny, tmp_path):
