@@ -52,7 +52,8 @@ def sample_turns(
     shown = Shown(environment.window, configured_example(environment))
 
     def work() -> dict[str, Any]:
-        asked = questions(TrajectoryStore(trajectories), config)
+        episodes = read_all([trajectories])
+        asked = questions(episodes, config)
         done = {(item.trajectory_id, item.step) for item in _contrasts(out)}
         left = [item for item in asked if (item.trajectory.trajectory_id, item.step) not in done]
         if left:
@@ -62,7 +63,7 @@ def sample_turns(
         kept = [found[item.trajectory.trajectory_id, item.step] for item in asked]
         write_records(out, kept)
         tokens = {name: sum(getattr(item, name) for item in kept) for name in TOKENS}
-        return {"turns": len(asked), **tokens}
+        return {"turns": len(asked), "broken": sum(item.error is not None for item in episodes), **tokens}
 
     inputs = {"trajectories": trajectories, **player.inputs, "config": config, "shown": shown}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
@@ -90,7 +91,7 @@ def pair_turns(
         whole = [(one, other) for one, other in sides if one.error is None and other.error is None]
         agreement = label_agreement((one.score, other.score) for one, other in whole)
         tokens = {name: play_facts(ended)[name] for name in TOKENS}
-        return {**pairing_facts(result), "label_agreement": agreement, **tokens}
+        return {**pairing_facts(result), "played_on": len(jobs) // 2, "label_agreement": agreement, **tokens}
 
     inputs = {
         "trajectories": trajectories, "contrasts": contrasts, **player.inputs, "config": config,
@@ -214,7 +215,7 @@ def mark(
         write_records(out, marked)
         return {
             "positives": len(good), "negatives": count, "failures": len(found), "malformed": len(found) - len(parsed),
-            "classes": classes,
+            "broken": sum(item.error is not None for item in found), "classes": classes,
         }  # fmt: skip
 
     inputs = {

@@ -93,14 +93,16 @@ def demonstrate(run: Run, out: Path, config: DemonstrationConfig, environment: R
 
     def work() -> dict[str, Any]:
         everything = list(TrajectoryStore(episodes))
-        kept = [item for item in everything if item.score >= config.min_score - 1e-9 and item.error is None]
+        whole = [item for item in everything if item.error is None]
+        kept = [item for item in whole if item.score >= config.min_score - 1e-9]
         if not kept:
             raise DataError(
                 f"None of {len(everything)} episodes in {episodes} reaches the score {config.min_score:g}, so there is "
                 "nothing to imitate. Lower demonstrations.min_score or choose other tasks."
             )
         write_records(out, kept)
-        return {"episodes": len(everything), "kept": len(kept)}
+        left_out = {"broken": len(everything) - len(whole), "below the threshold": len(whole) - len(kept)}
+        return {"episodes": len(everything), "kept": len(kept), **left_out}
 
     run.stage(stage_name(run, out), work, inputs={"episodes": episodes, "min_score": config.min_score}, outputs=[out])
     return out

@@ -8,8 +8,10 @@ import pytest
 from episodes import play
 
 from icto_gym.store import TrajectoryStore
-from trainers.method_stages import pair_trajectories, pair_turns
+from trainers.markers import MarkerConfig
+from trainers.method_stages import mark, pair_trajectories, pair_turns, sample_turns
 from trainers.pairing.prompt import PromptContrast, PromptPairingConfig
+from trainers.playing_on import played
 from trainers.records import write_records
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
@@ -40,6 +42,39 @@ def test_what_pairs_of_turns_teach_is_recorded(run):
     assert facts["pairs"] == facts["balance"]["pairs"] == 2
     assert facts["balance"]["kinds"] == {"look … over knock …": 2}
     assert {"word": "check", "chosen_only": 2, "rejected_only": 0} in facts["one_sided_words"]
+
+
+def test_turns_of_broken_episodes_are_not_asked_and_counted(run):
+    here, whole = run.iteration(1), play(["search", "buy"])
+    write_records(here / "trajectories.jsonl", [whole, play(["search"], attempt=1, error="broke")])
+    answered = [PromptContrast(whole.trajectory_id, step, 0, CAREFUL, CARELESS) for step in range(2)]
+    out = write_records(here / "contrasts.jsonl", answered)  # as a session that was killed left them
+    player, config = named_player("random"), PromptPairingConfig()
+    facts = facts_of(run, sample_turns(run, out, here / "trajectories.jsonl", player, config, ENVIRONMENT))
+    assert (facts["turns"], facts["broken"]) == (2, 1)
+
+
+def test_pairs_that_are_played_on_are_counted_whether_they_break_or_not(run, monkeypatch):
+    def breaking(*arguments):
+        first, *others = played(*arguments)
+        return [replace(first, error="broke"), *others]
+
+    monkeypatch.setattr("trainers.method_stages.played", breaking)
+    facts = turn_facts(run, PromptPairingConfig(agreement_pairs=2))
+    assert facts["played_on"] == 2 and facts["label_agreement"]["pairs"] == 1
+
+
+def test_failures_that_cannot_be_imitated_are_counted_and_the_broken_among_them(run):
+    good, lost = play(["search", "buy"], [0, 1.0], who="expert"), play(["search"], attempt=1)
+    mute = replace(lost, trajectory_id="mute", steps=(replace(lost.steps[0], response="no command", action=""),))
+    write_records(run.path("shown.jsonl"), [good])
+    write_records(run.path("explored.jsonl"), [lost, mute, replace(lost, trajectory_id="gone", error="broke")])
+    marked = mark(
+        run, run.path("marked.jsonl"), run.path("shown.jsonl"), run.path("explored.jsonl"), MarkerConfig(),
+        negatives_per_positive=1.0, positives=None, seed=0,
+    )  # fmt: skip
+    facts = facts_of(run, marked)
+    assert [facts[name] for name in ("failures", "malformed", "broken", "negatives")] == [3, 2, 1, 1]
 
 
 def test_what_pairs_of_whole_episodes_teach_is_recorded(run):

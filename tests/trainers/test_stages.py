@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from episodes import play
 
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.store import TrajectoryStore
@@ -51,7 +52,8 @@ def test_demonstrations_are_the_experts_successes(run):
     found = list(TrajectoryStore(demonstrations(run)))
     assert len(found) == 12
     assert all(item.success and item.policy == "expert" for item in found)
-    assert stages.facts_of(run, run.path("demonstrations.jsonl")) == {"episodes": 12, "kept": 12}
+    facts = stages.facts_of(run, run.path("demonstrations.jsonl"))
+    assert facts == {"episodes": 12, "kept": 12, "broken": 0, "below the threshold": 0}
 
 
 def test_demonstrations_may_come_from_a_file(run, tmp_path):
@@ -69,6 +71,15 @@ def test_demonstrations_without_a_success_say_what_to_do(run, tmp_path):
     assert failures
     with pytest.raises(DataError, match=r"nothing to imitate\. Lower demonstrations.min_score"):
         stages.demonstrate(run, run.path("demonstrations.jsonl"), config, ENVIRONMENT)
+
+
+def test_demonstrations_that_are_left_out_are_counted_by_reason(run, tmp_path):
+    good, poor, broken = play(["buy"], [1.0]), play(["a"], [0.4], attempt=1), play(["b"], [1.0], attempt=2, error="x")
+    write_records(tmp_path / "shown.jsonl", [good, poor, broken, replace(broken, trajectory_id="again", score=0.0)])
+    config = DemonstrationConfig(file=tmp_path / "shown.jsonl")
+    kept = stages.demonstrate(run, run.path("demonstrations.jsonl"), config, ENVIRONMENT)
+    facts = {"episodes": 4, "kept": 1, "broken": 2, "below the threshold": 1}
+    assert list(TrajectoryStore(kept)) == [good] and stages.facts_of(run, kept) == facts
 
 
 def test_the_whole_way_from_play_to_pairs_is_files(run):
@@ -162,6 +173,8 @@ def test_successes_are_kept_for_imitation_with_the_demonstrations(run):
     own = [item for item in TrajectoryStore(kept) if item.policy == "random"]
     assert own and all(item.success and item.trajectory_id in accepted for item in own)
     assert len(TrajectoryStore(kept)) == len(own) + 12
+    facts = stages.facts_of(run, kept)
+    assert facts.pop("others") == 12 and sum(facts.values()) == len(TrajectoryStore(played))
 
 
 def test_a_probe_plays_dev_tasks_and_says_how_it_went_and_why_episodes_failed():

@@ -17,10 +17,11 @@ def distinct_successes(
     min_score: float | None,
     accepted: set[str] | None = None,
 ) -> tuple[list[Trajectory], dict[str, int]]:
-    """Successes worth imitating, and how many were left out why.
+    """Successes worth imitating, and how many of the policy's other episodes were left out why.
 
-    Left out are episodes that another one (or one of ``others``) equals command by command, and those with a command
-    drawn at random in the policy's place, since its canned thought would be learned.
+    Left out are episodes that are ``broken`` or ``below the threshold``, and successes that were ``refused``, those
+    ``with random steps`` (a command drawn at random in the policy's place, whose canned thought would be learned), and
+    those ``repeated``: another one (or one of ``others``) equals them command by command.
 
     Args:
         trajectories: the policy's.
@@ -35,9 +36,11 @@ def distinct_successes(
     seen, kept, counts = {(item.task_id, item.actions) for item in others}, [], Counter[str]()
     for item in trajectories:
         threshold = needed.get(item.task_id, 1.0) if min_score is None else min_score
-        if item.score < threshold - _ROUNDING or item.error is not None:
-            continue
-        if accepted is not None and item.trajectory_id not in accepted:
+        if item.error is not None:
+            reason = "broken"
+        elif item.score < threshold - _ROUNDING:
+            reason = "below the threshold"
+        elif accepted is not None and item.trajectory_id not in accepted:
             reason = "refused"
         elif (item.extra or {}).get("random_steps"):
             reason = "with random steps"

@@ -111,7 +111,10 @@ class Question(NamedTuple):
 
 
 def questions(trajectories: Iterable[Trajectory], config: PromptPairingConfig) -> list[Question]:
-    """The turns to sample: one pair of instructions per episode, so that its history is read once per side."""
+    """The turns to sample: one pair of instructions per episode, so that its history is read once per side.
+
+    Broken episodes are left out.
+    """
     found = []
     for trajectory in trajectories:
         if trajectory.error is not None:
