@@ -34,8 +34,9 @@ def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> di
     """Collect what the stages of an iteration recorded; stages that did not take part are absent.
 
     Keys: ``iteration``; ``explored``, ``retried``, ``judged``, ``pairs`` or ``imitated`` (counts and reasons of drops);
-    ``training`` (first and last optimiser step, and what the trainer measured before and after);
-    ``probes`` (dev success while training); ``evaluation`` (by split).
+    ``training`` (first and last optimiser step, dev success while training, and what the trainer measured before and
+    after), of several trainings of the policy that of the last; ``imitation``, the same of one that contrast began
+    with; ``reward_model``; ``evaluation`` (by split).
     """
     here = run.iteration(iteration)
     facts: dict[str, Any] = {"iteration": iteration}
@@ -44,11 +45,20 @@ def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> di
         record = run.stage_record(f"{here.name}/{stage}")
         if record and record["stage"] not in old:
             facts[key] = record["facts"]
-    for stage in ("sft", "dpo", "ppo", "reward"):  # contrast comes after imitation
-        found = training_facts(run, here / stage)
-        if found:
-            facts["training" if stage != "reward" else "reward_model"] = found
+    facts |= _trainings(run, here, old)
     facts["evaluation"] = {path.parent.name: read_json(path)["metrics"] for path in evaluations}
+    return facts
+
+
+def _trainings(run: Run, here: Path, old: set[str]) -> dict[str, Any]:
+    """By ``reward_model``, ``training`` (the policy's last one) and ``imitation`` (one before that)."""
+    facts: dict[str, Any] = {}
+    for stage in ("reward", "sft", "dpo", "ppo"):  # contrast comes after imitation
+        found = {} if run.name_of(here / stage) in old else training_facts(run, here / stage)
+        if found and "training" in facts:
+            facts["imitation"] = facts.pop("training")
+        if found:
+            facts["reward_model" if stage == "reward" else "training"] = found
     return facts
 
 

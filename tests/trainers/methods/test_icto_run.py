@@ -133,7 +133,9 @@ def test_with_imitation_contrast_begins_where_rft_ends(tmp_path):
         assert read_json(here / "dpo" / "training.json")["start"]["weights"] == weights(here / "sft" / "checkpoint")
         facts = read_json(here / "metrics.json")
         assert facts["imitated"]["others"] == 4 and facts["pairs"]["pairs"]
-        assert "first" in facts["training"] and "pairs/chosen_logp_change" in facts["training"]["first"]
+        assert "pairs/chosen_logp_change" in facts["training"]["first"]
+        imitation = [line for line in run.metrics() if line["stage"] == f"{here.name}/sft"]
+        assert facts["imitation"]["steps"] == len(imitation) and facts["imitation"]["last"]["train/loss"] > 0
     assert checkpoint == run.iteration(2) / "dpo" / "checkpoint"
     # the same episodes are imitated, so the weights that contrast begins with are those of RFT
     own = {key: value for key, value in SMALL.items() if key not in ("dpo", "reward")}
