@@ -10,10 +10,14 @@ from icto_gym.files import read_json
 from icto_gym.trajectory import Trajectory
 from trainers.runs import Run, superseded
 
+SIDES = ("positive", "negative")
+"""RLCD's instructions, by the folders that hold the episodes played under them."""
 STAGES = {
-    "explored": "trajectories", "retried": "with-retries", "judged": "verdicts", "pairs": "pairs",
+    "explored": "trajectories", **{f"explored_{side}": f"{side}/trajectories" for side in SIDES},
+    "retried": "with-retries", "answered": "contrasts", "judged": "verdicts", "pairs": "pairs",
     "imitated": "successes", "marked": "marked",
 }  # fmt: skip
+"""What an iteration's facts are called, and the stage that records them."""
 TOKENS = ("prompt_tokens", "response_tokens")
 """What stages record of a policy's reading and writing."""
 SAMPLED = ("sampled", "final")
@@ -33,10 +37,9 @@ def tokens_of(trajectories: Iterable[Trajectory]) -> dict[str, int]:
 def iteration_facts(run: Run, iteration: int, evaluations: Iterable[Path]) -> dict[str, Any]:
     """Collect what the stages of an iteration recorded; stages that did not take part are absent.
 
-    Keys: ``iteration``; ``explored``, ``retried``, ``judged``, ``pairs`` or ``imitated`` (counts and reasons of drops);
-    ``training`` (first and last optimiser step, dev success while training, and what the trainer measured before and
-    after), of several trainings of the policy that of the last; ``imitation``, the same of one that contrast began
-    with; ``reward_model``; ``evaluation`` (by split).
+    Keys: ``iteration``; those of `STAGES` (counts and reasons of drops); ``training`` (first and last optimiser step,
+    dev success while training, and what the trainer measured before and after), of several trainings of the policy that
+    of the last; ``imitation``, the same of one that contrast began with; ``reward_model``; ``evaluation`` (by split).
     """
     here = run.iteration(iteration)
     facts: dict[str, Any] = {"iteration": iteration}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from icto_gym.errors import ConfigError, check_name
+from trainers.diagnostics import SIDES
 from trainers.method_stages import (
     explore_prompted,
     pair_trajectories,
@@ -85,7 +86,7 @@ def run_rlcd(config: RLCDConfig, run: Run) -> Path | None:
         played = replace(config.rollout, greedy_first=False, temperature=config.pairing.temperature)
         sides = [
             explore_prompted(run, here / name / "trajectories.jsonl", player, config.pairing, played, side)
-            for side, name in enumerate(("positive", "negative"))
+            for side, name in enumerate(SIDES)
         ]
         pairs = pair_trajectories(run, here / "pairs.jsonl", *sides)
     if config.objective == "dpo":

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from icto_gym.trajectory import Trajectory
 from trainers.pairing.balance import Kind, decision_kinds
 from trainers.records import PreferencePair
-from trainers.report.data import Iteration, RunData, display_name
+from trainers.report.data import PLAYED_ON, Iteration, RunData, display_name
 from trainers.report.likelihoods import before_and_after, trained_as
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two episodes of one task; the better one stands left."""
+    """Two episodes of one task; the better or the chosen one stands left."""
 
     group: str
     """Where they come from, a heading of the list."""
@@ -42,7 +42,7 @@ def choose_contrasts(run: RunData, each: int = 6) -> list[SideBySide]:
         if not found and last and last[-1] != baseline:
             found += _changed(run, split, baseline, last[-1], each)
     for iteration in reversed(run.iterations):
-        found += _pairs(run, iteration, each)
+        found += _pairs(run, iteration, each) + _played_on(run, iteration, each)
     return found
 
 
@@ -79,7 +79,8 @@ def _pairs(run: RunData, iteration: Iteration, each: int) -> list[SideBySide]:
         seen[kind] += 1
         ranked.append((seen[kind], pair))
     raters = before_and_after(run, iteration)
-    episodes = {**run.demonstrations, **iteration.trajectories, **iteration.retries}
+    played = [run.demonstrations, iteration.trajectories, iteration.retries, *iteration.prompted.values()]
+    episodes = {name: episode for found in played for name, episode in found.items()}
     found: list[SideBySide] = []
     done: set[tuple[str, str]] = set()
     for _, pair in sorted(ranked, key=lambda item: item[0]):
@@ -93,6 +94,19 @@ def _pairs(run: RunData, iteration: Iteration, each: int) -> list[SideBySide]:
         names = f"chosen · {left.policy}", f"rejected · {right.policy}"
         found.append(SideBySide(group, left, right, *names, *rewards, source, raters))
     return found
+
+
+def _played_on(run: RunData, iteration: Iteration, each: int) -> list[SideBySide]:
+    """Pairs of turns (RLCD), as the episodes that went on from either response; those that ended unlike first."""
+    raters = before_and_after(run, iteration)
+    shown = sorted(iteration.played_on, key=lambda sides: -abs(sides[0].score - sides[1].score))[:each]
+    of = f"{len(iteration.played_on)} of {len(iteration.pairs)}"
+    group = f"iteration {iteration.number}: pairs of turns, played on to the end ({of})"
+    names = f"chosen · {PLAYED_ON[0]}", f"rejected · {PLAYED_ON[1]}"
+    return [
+        SideBySide(group, left, right, *names, _recorded(left), _recorded(right), raters=raters)
+        for left, right in shown
+    ]
 
 
 def _rewards(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from icto_gym.errors import IctoError
 from icto_gym.files import read_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
-from trainers.diagnostics import STAGES
+from trainers.diagnostics import SIDES, STAGES
 from trainers.evaluation.metrics import Estimate, metrics_from_json, summarize
 from trainers.records import Likelihoods, PreferencePair, StepRewards, Verdict, read_records
 from trainers.runs import SUPERSEDED, superseded
 
 CLONED = ("sft", "bc", "cloning", "cloned")
 """Labels of the policy that results are compared with, the first that is there."""
+PLAYED_ON = tuple(f"on from the response to the {side} instruction" for side in SIDES)
+"""How the two episodes came about that show where a pair of turns leads."""
 _ORDER = {"random": 0, "expert": 1, "base": 2, **dict.fromkeys(CLONED, 3)}
 _NAMES = {"base": "base model", "sft": "cloned", "bc": "cloned", "cloning": "cloned"}
 
@@ -57,6 +59,18 @@ class Iteration:
     trajectories: dict[str, Trajectory]
     retries: dict[str, Trajectory] = field(default_factory=dict)
     """Explored ones that were taken up again from a single step."""
+    prompted: dict[str, dict[str, Trajectory]] = field(default_factory=dict)
+    """Whole episodes under either of RLCD's instructions, by its name (see `trainers.diagnostics.SIDES`)."""
+    played_on: list[tuple[Trajectory, Trajectory]] = field(default_factory=list)
+    """For some of RLCD's pairs of turns: how it went on from the chosen and from the rejected response."""
+
+    @property
+    def played(self) -> dict[str, list[Trajectory]]:
+        """All its episodes, by how they came about, in words."""
+        found = {"explored": self.trajectories, "taken up again": self.retries}
+        found |= {f"under the {side} instruction": played for side, played in self.prompted.items()}
+        on = {words: [both[place] for both in self.played_on] for place, words in enumerate(PLAYED_ON)}
+        return {**{how: list(played.values()) for how, played in found.items()}, **on}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -210,17 +224,35 @@ class _Reader:
                 verdicts=self._records(folder / "verdicts.jsonl", Verdict),
                 step_rewards={item.trajectory_id: item for item in rewards},
                 trajectories=self._trajectories(folder / "trajectories.jsonl"),
-                retries={}
-                if f"{folder.name}/with-retries" in self.old
-                else self._trajectories(folder / "retries.jsonl"),
+                retries=self._played(folder, "with-retries", "retries.jsonl"),
+                prompted={side: self._played(folder, f"{side}/trajectories") for side in SIDES},
+                played_on=self._played_on(folder),
             )
         )
+
+    def _played(self, folder: Path, stage: str, file: str = "") -> dict[str, Trajectory]:
+        """What a stage of an iteration played; nothing where only an earlier config had that stage."""
+        return {} if f"{folder.name}/{stage}" in self.old else self._trajectories(folder / (file or f"{stage}.jsonl"))
+
+    def _played_on(self, folder: Path) -> list[tuple[Trajectory, Trajectory]]:
+        """Two by two; the file is in this order once the stage that writes it has ended."""
+        name, stage = f"{folder.name}/agreement.jsonl", f"{folder.name}/pairs"
+        if not any(item.get("stage") == stage and name in (item.get("outputs") or ()) for item in self.run.stages):
+            return []
+        # an explored episode may have the same id
+        ended = [
+            replace(item, trajectory_id=f"{item.trajectory_id} (played on)")
+            for item in self._trajectories(folder / "agreement.jsonl").values()
+        ]
+        sides = zip(ended[::2], ended[1::2], strict=False)
+        return [(chosen, rejected) for chosen, rejected in sides if chosen.error is None and rejected.error is None]
 
     def _facts(self, folder: Path) -> dict[str, Any]:
         """Of an iteration that is still going on: what its finished stages recorded."""
         found = {}
         for key, stage in STAGES.items():
-            record = self._try(self.folder / "stages" / f"{folder.name}.{stage}.json", _read_object, {})
+            name = f"{folder.name}/{stage}".replace("/", ".")
+            record = self._try(self.folder / "stages" / f"{name}.json", _read_object, {})
             if record:
                 found[key] = record.get("facts", {})
         return found

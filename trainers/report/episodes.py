@@ -125,8 +125,8 @@ def all_episodes(run: RunData) -> Iterator[tuple[Trajectory, str]]:
     for item in run.evaluations:
         yield from ((one, f"{item.split} · {display_name(item.label)}") for one in item.trajectories)
     for iteration in run.iterations:
-        for how, played in (("explored", iteration.trajectories), ("taken up again", iteration.retries)):
-            yield from ((one, f"iteration {iteration.number} · {how}") for one in played.values())
+        for how, played in iteration.played.items():
+            yield from ((one, f"iteration {iteration.number} · {how}") for one in played)
     yield from ((one, "demonstration") for one in run.demonstrations.values())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from icto_gym.trajectory import Trajectory
 from trainers.pairing.balance import describe_balance
 from trainers.report.data import Iteration, RunData
 from trainers.report.markup import element, text
@@ -34,17 +35,20 @@ _COUNTS = {
 
 def explored(iteration: Iteration) -> str:
     """How exploration went, and what the judge said of it."""
-    episodes = list(iteration.trajectories.values())
-    rows = [("episodes explored", str(len(episodes))), ("of them successful", str(sum(e.success for e in episodes)))]
-    again = list(iteration.retries.values())
-    if again:
-        rows.append(("taken up again from one step", str(len(again))))
-        rows.append(("of these successful", str(sum(e.success for e in again))))
+    rows = _played("episodes explored", "of them successful", iteration.trajectories)
+    rows += _played("taken up again from one step", "of these successful", iteration.retries)
+    for side, played in iteration.prompted.items():
+        rows += _played(f"episodes under the {side} instruction", f"successful under the {side} one", played)
     refused = Counter(verdict.reason.partition(":")[0] for verdict in iteration.verdicts if not verdict.accepted)
     if iteration.verdicts:
         rows.append(("accepted by the judge", str(sum(verdict.accepted for verdict in iteration.verdicts))))
     rows += [(f"refused: {reason}", str(number)) for reason, number in refused.most_common(8)]
-    return _facts("exploration", rows) if episodes or iteration.verdicts else ""
+    return _facts("exploration", rows) if rows else ""
+
+
+def _played(words: str, successful: str, episodes: Mapping[str, Trajectory]) -> list[tuple[str, str]]:
+    won = sum(episode.success for episode in episodes.values())
+    return [(words, str(len(episodes))), (successful, str(won))] if episodes else []
 
 
 def paired(run: RunData, iteration: Iteration) -> str:

@@ -27,8 +27,9 @@ _HOW_TO_READ = (
 
 
 _EPISODES = (
-    "The better one stands left. R is the running sum of step rewards, left minus right (Eq. 2); r is the reward of a "
-    "step; p is the probability of the command before and after training, where icto report --likelihoods measured it."
+    "The better or the chosen one stands left. R is the running sum of step rewards, left minus right (Eq. 2); r is "
+    "the reward of a step; p is the probability of the command before and after training, where icto report "
+    "--likelihoods measured it."
 )
 
 
