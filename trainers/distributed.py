@@ -7,15 +7,19 @@ for its result; only training is done by all. Processes are started by ``torchru
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
-from icto_gym.errors import ConfigError, IctoError, check_name, require
+from icto_gym.errors import ConfigError, DependencyNotInstalled, IctoError, check_name, require
+from trainers.config import MACHINE
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ENGINES = ("local", "deepspeed")
@@ -30,10 +34,11 @@ class PeerError(IctoError, RuntimeError):
 class EngineConfig:
     """What trains, and on how many processes; results do not depend on it beyond rounding."""
 
-    engine: Literal["local", "deepspeed"] = "local"
-    """``local``: this process alone. ``deepspeed``: all processes that the launcher started."""
-    deepspeed: str = "zero2"
-    """``zero1``, ``zero2``, ``zero3``, ``zero2-offload``, ``zero3-offload``, or a DeepSpeed JSON file."""
+    engine: Literal["local", "deepspeed"] = field(default="local", metadata=MACHINE)
+    """What trains: `local`, this process alone, or `deepspeed`, all processes that torchrun started (this one where it
+    started none). A run begun with one may go on with the other."""
+    deepspeed: str = field(default="zero2", metadata=MACHINE)
+    """With engine `deepspeed`: zero1, zero2, zero3, zero2-offload, zero3-offload, or a DeepSpeed JSON file."""
 
     def __post_init__(self) -> None:
         check_name(self.engine, ENGINES, "engine")
@@ -46,6 +51,13 @@ _group: Any = None
 def engine() -> EngineConfig:
     """What `launched` was given; the local engine outside of it."""
     return _engine
+
+
+def engine_facts() -> dict[str, Any]:
+    """What trains in this launch, for records."""
+    if _engine.engine == "local":
+        return {"engine": "local"}
+    return {"engine": _engine.engine, "deepspeed": _engine.deepspeed, "processes": world_size()}
 
 
 def rank() -> int:
@@ -62,11 +74,15 @@ def world_size() -> int:
 def launched(config: EngineConfig) -> Iterator[None]:
     """Join the other processes for the length of the block.
 
+    Args:
+        config: of a method's or command's own settings the engine alone is read.
+
     Raises:
         ConfigError: several processes were started for an engine that uses one.
         DependencyNotInstalled: DeepSpeed is missing.
     """
     global _engine, _group
+    config = EngineConfig(config.engine, config.deepspeed)
     if config.engine == "local":
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count > 1:
@@ -77,6 +93,7 @@ def launched(config: EngineConfig) -> Iterator[None]:
         yield
         return
     _engine, _group = config, _join()
+    logger.info("DeepSpeed %s: %d process(es) train; torchrun says how many", config.deepspeed, world_size())
     try:
         yield
     except BaseException:
@@ -108,13 +125,20 @@ def _join() -> Any:
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
     if "RANK" not in os.environ:
         os.environ.update(alone)
-    deepspeed = require("deepspeed", extra="deepspeed")
+    deepspeed = _deepspeed()
     if not cuda:  # else a first run compiles an operation for minutes, and a killed compilation locks the next one out
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     return torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def _deepspeed() -> Any:
+    try:
+        return require("deepspeed", extra="deepspeed")
+    except DependencyNotInstalled as error:  # asked for by a preset, perhaps, and not by the one who reads this
+        raise DependencyNotInstalled(f"{error} Or train in one process without it: --engine local.") from error
 
 
 def _free_port() -> str:

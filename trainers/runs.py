@@ -303,7 +303,8 @@ class Run:
         with StageClock(self._record(name, "started"), running=not distributed.rank()) as clock:
             facts = dict(work() or {}) if together else distributed.on_first(lambda: dict(work() or {}))
             spent = clock.spent()
-        return distributed.on_first(lambda: self._end(name, facts, digests, outputs, spent))
+        engine = distributed.engine_facts() if together else {}
+        return distributed.on_first(lambda: self._end(name, facts, digests, outputs, spent, engine))
 
     def _end(
         self,
@@ -312,13 +313,14 @@ class Run:
         digests: dict[str, str],
         outputs: Sequence[Path],
         spent: Spent,
+        engine: dict[str, Any],
     ) -> dict[str, Any]:
         missing = [self.name_of(path) for path in outputs if not path.exists()]
         if missing:
             raise RunError(f"{name} ended without writing {', '.join(missing)}.")
         record = {
             "stage": name, "inputs": digests, "outputs": [self.name_of(path) for path in outputs], "facts": facts,
-            "seconds": round(spent.seconds, 2), "cpu_seconds": round(spent.cpu_seconds, 2),
+            **engine, "seconds": round(spent.seconds, 2), "cpu_seconds": round(spent.cpu_seconds, 2),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }  # fmt: skip
         write_json(self._record(name, "done"), record)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import tyro
 
 from icto_gym.errors import ConfigError
 from trainers.cli.flags import parse_flags, take_option
 from trainers.config import Fit, from_mapping
+from trainers.distributed import EngineConfig
 from trainers.presets import read_config
 
 C = TypeVar("C")
@@ -23,14 +24,6 @@ Flat = tyro.conf.arg(name="")
 ConfigFile = Annotated[
     Path | None,
     tyro.conf.arg(help="YAML file with these settings, or a preset; several joined by +. Flags win over it."),
-]
-
-EngineName = Annotated[
-    Literal["local", "deepspeed"],
-    tyro.conf.arg(help="What trains: this process, or DeepSpeed over all processes that torchrun started."),
-]
-DeepSpeedName = Annotated[
-    str, tyro.conf.arg(help="zero1, zero2, zero3, zero2-offload, zero3-offload, or a DeepSpeed JSON file.")
 ]
 
 
@@ -48,7 +41,7 @@ def parse(
 
     A field ``settings`` (a config dataclass) starts from the file given with ``--config``: either
     these settings alone, or the config of a whole method with these settings in ``section``; a field ``model`` starts
-    from the file's section of that name.
+    from the file's section of that name, and ``engine`` and ``deepspeed`` of a command that trains from its keys.
     Presets go through ``fit``. A run's own ``config.yaml`` names its method, which must be ``method``.
 
     Raises:
@@ -71,7 +64,7 @@ def _defaults(command: type[C], arguments: list[str], section: str, fit: Fit | N
     values = dict(read_config(name, fit))
     if method and values.pop("method", method) != method:
         raise ConfigError(f"{name} is the config of another method than {method}. Take a preset, or that method.")
-    beside, model_class = {}, get_type_hints(command).get("model")
+    beside, model_class = _engine(command, values, name), get_type_hints(command).get("model")
     if "model" in values and is_dataclass(model_class):  # a training's model stands beside its settings
         beside["model"] = from_mapping(cast(type[Any], model_class), values.pop("model") or {}, name, "model")
     settings = read_section(_plain(command), values, name, section)
@@ -81,6 +74,14 @@ def _defaults(command: type[C], arguments: list[str], section: str, fit: Fit | N
         if field.name != "settings" and not _has_default(field)
     }
     return command(**required, settings=settings, **beside)  # type: ignore[call-arg]
+
+
+def _engine(command: type[Any], values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Take out of a file's values what trains, where the command itself is told that, and not its settings."""
+    if not issubclass(command, EngineConfig):
+        return {}
+    given = {field.name: values.pop(field.name) for field in fields(EngineConfig) if field.name in values}
+    return asdict(from_mapping(EngineConfig, given, source))
 
 
 def read_section(settings_class: type[S], values: Mapping[str, Any], source: str, section: str) -> S:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from trainers.cli.parsing import ConfigFile, DeepSpeedName, EngineName, Flat, parse
+from trainers.cli.parsing import ConfigFile, Flat, parse
 from trainers.distributed import EngineConfig, launched, rank
 from trainers.methods import METHODS, Method, find_method
 from trainers.methods.common import seeded
@@ -27,7 +27,8 @@ icto run icto --config smollm2-cpu+icto-without-contrast --run runs/without-cont
 icto run eto --config smollm2-cpu --start runs/bc/sft/checkpoint --run runs/eto
 icto run bc --config smollm2-cpu --run runs/bc
 icto run icto --config smollm2-cpu --tracker tensorboard --run runs/watched
-torchrun --nproc_per_node 2 -m trainers.cli run icto --engine deepspeed --deepspeed zero2 --run runs/two
+torchrun --nproc_per_node 2 -m -- trainers.cli run icto --engine deepspeed --deepspeed zero2 --run runs/two
+torchrun --nproc_per_node 8 -m -- trainers.cli run icto --config paper-llama2-7b --run runs/paper
 icto run icto --config runs/demo/config.yaml --dpo.beta 0.2 --run runs/demo-again
 icto run my_package.my_module:run_mine --run runs/mine
 The same command continues a run that was interrupted, whatever interrupted it.
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> None:
         _run_command(method), arguments[1:], prog=f"icto run {arguments[0]}", examples=RUN_EXAMPLES,
         fit=fit_to(method.name, method.config_class), method=method.name,
     )  # fmt: skip
-    with launched(EngineConfig(command.engine, command.deepspeed)), Run(command.run) as opened:
+    with launched(_engine_of(command)), Run(command.run) as opened:
         settings = seeded(command.settings)
         opened.save_config(settings, method.name, force=command.force_config)
         if not rank():
@@ -58,6 +59,11 @@ def run(arguments: list[str]) -> None:
         page = write_report(opened.folder, opened.path("report.html"))
     print(run_text(read_run(command.run)))
     print(f"The page with curves, causes and episodes: {page}")
+
+
+def _engine_of(command: Any) -> EngineConfig:
+    """What trains: as the method's settings say, or the command beside settings of a user's own that do not."""
+    return command.settings if isinstance(command.settings, EngineConfig) else command
 
 
 def _run_command(method: Method) -> type[Any]:
@@ -74,11 +80,11 @@ def _run_command(method: Method) -> type[Any]:
                 Annotated[TrackerName, words(help="Show the metrics there too; nothing is sent without it.")],
                 "none",
             ),
-            ("engine", EngineName, "local"),
-            ("deepspeed", DeepSpeedName, "zero2"),
             ("settings", *settings),
         ],
+        bases=() if issubclass(method.config_class, EngineConfig) else (EngineConfig,),
         frozen=True,
+        kw_only=True,
     )
     command.__doc__ = method.config_class.__doc__
     return command

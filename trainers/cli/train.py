@@ -13,7 +13,7 @@ import tyro
 from icto_gym.errors import check_name
 from trainers import method_stages, stages
 from trainers.cli.files import existing, show
-from trainers.cli.parsing import ConfigFile, DeepSpeedName, EngineName, Flat, parse
+from trainers.cli.parsing import ConfigFile, Flat, parse
 from trainers.distributed import EngineConfig, launched, rank
 from trainers.feedback import StepRewardConfig
 from trainers.models.config import ModelConfig
@@ -57,7 +57,7 @@ StartAt = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Training:
+class _Training(EngineConfig):
     """What every training is told."""
 
     out: Path
@@ -65,8 +65,6 @@ class _Training:
     start: StartAt = None
     model: ModelConfig = field(default_factory=ModelConfig)
     config: ConfigFile = None
-    engine: EngineName = "local"
-    deepspeed: DeepSpeedName = "zero2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ def train(arguments: list[str]) -> None:
     told = parse(command, rest, prog=f"icto train {name}", examples=EXAMPLES[name], section=section)
     _warn_of_unused(told)
     start = existing(told.start) if told.start else told.model  # a folder that is not there would be asked of the hub
-    with launched(EngineConfig(told.engine, told.deepspeed)), Run(told.out, redo=False) as run:
+    with launched(told), Run(told.out, redo=False) as run:
         work(run, told, start)
         if not rank():
             show({"checkpoint": str(told.out / "checkpoint"), **stages.facts_of(run, told.out)})

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from icto_gym.errors import ConfigError, check_name
 from icto_gym.files import read_json
 from icto_gym.tasks import shared_tasks
-from trainers import stages
+from trainers import distributed, stages
 from trainers.config import config_difference
 from trainers.diagnostics import budget, iteration_facts
+from trainers.distributed import EngineConfig
 from trainers.evaluation.evaluate import PROBE_METRICS, EvaluationConfig, ProbeConfig, chosen_manifest, greedy
 from trainers.evaluation.metrics import HIGHER_IS_BETTER
 from trainers.models.config import ModelConfig
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(EngineConfig):
     """What every method is told."""
 
     seed: int | None = None
@@ -61,6 +62,7 @@ M = TypeVar("M", bound=MethodConfig)
 def prepared(config: M) -> M:
     """The config with its seed in every section; what cannot work (a start, splits) is found here, before any work."""
     config = seeded(config)
+    check_engine(config)
     check_watched(config)
     check_measured(config)
     check_objectives(config)
@@ -78,6 +80,19 @@ def prepared(config: M) -> M:
         read_checkpoint(config.start)
     check_splits(config)
     return config
+
+
+def check_engine(config: MethodConfig) -> None:
+    """Refuse to train in one process what is to be trained by DeepSpeed, where a program forgot to start it.
+
+    Raises:
+        ConfigError: with the line that starts it.
+    """
+    if config.engine != "local" and distributed.engine().engine == "local":
+        raise ConfigError(
+            f"engine is {config.engine!r}, and was not started. Call the method within "
+            "`with trainers.distributed.launched(config):`, as icto run does, or set engine to 'local'."
+        )
 
 
 def check_precision(config: MethodConfig) -> None:
