@@ -11,6 +11,8 @@ from trainers.methods.eto import ETOConfig, dpo_of
 from trainers.presets import fit_to, preset_names, preset_values, read_config
 from trainers.training.config import OptimizerConfig
 
+PAPER = "paper-llama2-7b"
+
 
 def test_etos_published_schedule_is_the_default():
     config = ETOConfig()
@@ -20,12 +22,60 @@ def test_etos_published_schedule_is_the_default():
     assert config.dpo.sft_weight == 0 and config.dpo.batch_size == 32 and config.dpo.epochs == 3
 
 
-@pytest.mark.parametrize("preset", ["smollm2-cpu", "paper-llama2-7b"])
+@pytest.mark.parametrize("preset", ["smollm2-cpu", PAPER])
 @pytest.mark.parametrize("method", METHODS)
 def test_both_presets_speak_to_every_method(preset, method):
     config_class = find_method(method).config_class
     config = from_mapping(config_class, preset_values(preset, fit_to(method, config_class)), preset)
-    assert ("llama" in config.model.name.lower()) == (preset == "paper-llama2-7b")
+    assert ("llama" in config.model.name.lower()) == (preset == PAPER)
+
+
+def paper(method, *over):
+    """What `paper-llama2-7b`, and what is laid over it, says to a method."""
+    config_class = find_method(method).config_class
+    return from_mapping(config_class, read_config("+".join([PAPER, *over]), fit_to(method, config_class)), PAPER)
+
+
+def trainings(config):
+    """Every training of a method, by the name of its section."""
+    return {name: part for name, part in vars(config).items() if isinstance(part, OptimizerConfig)}
+
+
+@pytest.mark.parametrize(
+    ("method", "sections"),
+    [("bc", {"sft"}), ("rft", {"sft"}), ("nat", {"sft"}), ("icto", {"sft", "dpo", "reward"})],
+)
+def test_the_papers_preset_trains_as_the_paper_says(method, sections):
+    config = paper(method)
+    assert trainings(config).keys() == sections
+    for name, training in trainings(config).items():
+        assert (training.epochs, training.batch_size, training.optimizer) == (2, 64, "adamw"), name
+        assert (training.schedule, training.warmup_ratio, training.learning_rate) == ("cosine", 0.03, 5e-5), name
+    assert (config.engine, config.deepspeed, config.model.lora) == ("deepspeed", "zero2", None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_training_of_the_papers_preset_fits_a_card(method):
+    found = trainings(paper(method)).items()
+    limits = {name: (part.activation_checkpointing, part.micro_batch_tokens) for name, part in found}
+    assert set(limits.values()) == {(True, 8192)}, limits
+
+
+def test_what_etos_and_iprs_sources_publish_stays_theirs():
+    eto, ipr = paper("eto"), paper("ipr")
+    assert (eto.sft.learning_rate, eto.sft.epochs, eto.sft.batch_size, eto.sft.train_acknowledgement) == (
+        2e-5, 3, 64, True,
+    )  # fmt: skip
+    assert (ipr.sft.learning_rate, ipr.sft.epochs, ipr.sft.batch_size, ipr.sft.train_acknowledgement) == (
+        2e-5, 3, 48, True,
+    )  # fmt: skip
+    assert [(dpo_of(eto, n).beta, dpo_of(eto, n).learning_rate) for n in (1, 2)] == [(0.1, 1e-6), (0.5, 5e-7)]
+    for dpo in (eto.dpo, ipr.dpo):
+        assert (dpo.epochs, dpo.schedule, dpo.warmup_ratio, dpo.beta) == (3, "constant", 0.1, 0.1)
+    assert (eto.dpo.batch_size, ipr.dpo.batch_size, ipr.dpo.learning_rate) == (32, 48, 3e-6)
+    assert (eto.rollout.attempts, eto.rollout.temperature, ipr.rollout.temperature) == (1, 0.0, 0.0)
+    assert paper("ipr", "ipr-alfworld").rollout.max_episode_steps == 20
+    assert paper("eto", "eto-alfworld").iterations == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
