@@ -6,6 +6,7 @@ import pytest
 
 from icto_gym.errors import ConfigError
 from trainers.config import from_mapping
+from trainers.evaluation.evaluate import greedy
 from trainers.methods import METHODS, find_method
 from trainers.methods.eto import ETOConfig, dpo_of
 from trainers.presets import fit_to, preset_names, preset_values, read_config
@@ -59,6 +60,20 @@ def test_every_training_of_the_papers_preset_fits_a_card(method):
     found = trainings(paper(method)).items()
     limits = {name: (part.activation_checkpointing, part.micro_batch_tokens) for name, part in found}
     assert set(limits.values()) == {(True, 8192)}, limits
+
+
+@pytest.mark.parametrize("preset", ["smollm2-cpu", PAPER])
+@pytest.mark.parametrize("method", METHODS)
+def test_all_methods_of_a_preset_stand_under_one_protocol(preset, method):
+    """Only how a method explores and trains is its own; what is shown, imitated, played and measured is not."""
+    one, other = (
+        from_mapping(cls, preset_values(preset, fit_to(name, cls)), preset)
+        for name, cls in ((name, find_method(name).config_class) for name in ("bc", method))
+    )
+    for section in ("engine", "deepspeed", "model", "acting", "demonstrations", "probe", "evaluation"):
+        assert getattr(one, section) == getattr(other, section), section
+    assert greedy(one.rollout, "test") == greedy(other.rollout, "test")
+    assert other.rollout.split == one.rollout.split and other.rollout.max_tasks == one.rollout.max_tasks
 
 
 def test_what_etos_and_iprs_sources_publish_stays_theirs():
