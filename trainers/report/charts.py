@@ -11,7 +11,7 @@ from trainers.report.markup import element, table, text
 
 WIDTH, HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 30
-_COLOURS = 6
+_COLOURS = 7
 _MOST_POINTS = 240
 """A drawing of this width shows no more; longer series are thinned."""
 _TABLE_ROWS = 24

@@ -72,11 +72,15 @@ class Iteration:
         on = {words: [both[place] for both in self.played_on] for place, words in enumerate(PLAYED_ON)}
         return {**{how: list(played.values()) for how, played in found.items()}, **on}
 
+    def recorded(self, key: str) -> dict[str, Any]:
+        """What a stage recorded, by its key in `trainers.diagnostics.STAGES`; empty where it did not take part."""
+        found = self.facts.get(key)
+        return found if isinstance(found, dict) else {}
+
     @property
     def counts(self) -> dict[str, int]:
         """What pairing counted."""
-        counts = self.facts.get("pairs", {})
-        return counts.get("counts", {}) if isinstance(counts, dict) else {}
+        return self.recorded("pairs").get("counts", {})
 
 
 @dataclass
@@ -118,6 +122,11 @@ class RunData:
     def baseline(self) -> str | None:
         """The label that others are compared with."""
         return next((label for label in CLONED if label in self.labels), None)
+
+    def recorded(self, stage: str) -> dict[str, Any]:
+        """The facts of a finished stage; empty where there is none of that name."""
+        found = next((item.get("facts") for item in self.stages if item.get("stage") == stage), None)
+        return found if isinstance(found, dict) else {}
 
     def evaluation(self, label: str | None, split: str) -> Evaluation | None:
         """The evaluation of one policy on one split, if it was made."""

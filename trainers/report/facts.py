@@ -1,9 +1,10 @@
-"""Tables of facts about an iteration: what was explored, what became of it, and what the pairs teach."""
+"""Tables of facts: what was explored, what became of it, what the pairs teach, and what each training was given."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from icto_gym.trajectory import Trajectory
 from trainers.pairing.balance import describe_balance
@@ -28,9 +29,27 @@ _COUNTS = {
     "random steps on the chosen side": "left out: random steps on the chosen side",
     "a random step decides": "left out: a random step decides",
     "the expert's steps on the rejected side": "left out: the expert's steps would be rejected",
-    "rewards as recorded": "step rewards taken as recorded",
+    "rewards as recorded": "step rewards taken as recorded", "malformed": "left out: without a command",
 }  # fmt: skip
 """What pairing counts, in the order and words of the table."""
+_SAMPLES = {
+    "trajectories": "trajectories", "pairs": "pairs", "prompts": "prompts", "held_out": "of them held out",
+    "truncated": "cut to length", "dropped": "left out",
+}  # fmt: skip
+"""What trainings count of what they are given."""
+_TRAININGS = {"sft": "imitation", "dpo": "contrast", "ppo": "PPO", "reward": "reward model"}
+_MARKED = {
+    "positives": "demonstrations", "failures": "failures explored", "malformed": "of them not to be imitated",
+    "broken": "of these broken", "negatives": "failures drawn",
+}  # fmt: skip
+"""What NAT counts of what it imitates."""
+
+
+def demonstrated(run: RunData) -> str:
+    """What the expert showed, and what of it was not taken."""
+    facts = run.recorded("demonstrations")
+    rows = _rows(facts, {"episodes": "episodes of the expert", "kept": "kept"})
+    return _facts("demonstrations", rows + _left_out(facts, "broken", "below the threshold")) if rows else ""
 
 
 def explored(iteration: Iteration) -> str:
@@ -39,6 +58,8 @@ def explored(iteration: Iteration) -> str:
     rows += _played("taken up again from one step", "of these successful", iteration.retries)
     for side, played in iteration.prompted.items():
         rows += _played(f"episodes under the {side} instruction", f"successful under the {side} one", played)
+    answered = iteration.recorded("answered")
+    rows += _rows(answered, {"turns": "turns answered under either instruction", "broken": "episodes left out: broken"})
     refused = Counter(verdict.reason.partition(":")[0] for verdict in iteration.verdicts if not verdict.accepted)
     if iteration.verdicts:
         rows.append(("accepted by the judge", str(sum(verdict.accepted for verdict in iteration.verdicts))))
@@ -56,10 +77,25 @@ def paired(run: RunData, iteration: Iteration) -> str:
     counts = {**iteration.counts, "pairs": len(iteration.pairs)} if iteration.counts or iteration.pairs else {}
     order = [*_COUNTS, *(name for name in counts if name not in _COUNTS)]
     rows = [(_COUNTS.get(name, name), str(counts[name])) for name in order if counts.get(name)]
+    rows += _agreement(iteration)
     changes = before_and_after(run, f"{iteration.folder.name}/dpo")
     rows += [(f"{side}: log-probability, nats", f"{changes[side]:+.2f}".replace("-", "−")) for side in changes]
     rows += _margins(run, f"{iteration.folder.name}/dpo")
     return _facts("pairs and what fell out", rows) if rows else ""
+
+
+def _agreement(iteration: Iteration) -> list[tuple[str, str]]:
+    """How often the side that RLCD's instructions chose ended better than the other."""
+    facts = iteration.recorded("pairs")
+    found = facts.get("label_agreement")
+    if not isinstance(found, dict) or not found.get("pairs"):
+        return []
+    words = {
+        "agrees": "chosen side ended better", "disagrees": "chosen side ended worse", "ties": "both sides ended alike",
+    }  # fmt: skip
+    rows = [(shown, f"{found.get(name)} of {found['pairs']}") for name, shown in words.items()]
+    broken = facts.get("played_on", found["pairs"]) - found["pairs"]
+    return [*rows, ("played on, but broken", str(broken))] if broken else rows
 
 
 def taught(run: RunData, iteration: Iteration) -> str:
@@ -79,6 +115,53 @@ def taught(run: RunData, iteration: Iteration) -> str:
     title = "in how many pairs only the chosen (left) or only the rejected (right) response has the word"
     line = element("p", "<small>one-sided words: </small>", element("small", words), class_="words", title=title)
     return element("div", _facts("what the pairs teach", rows), line if words else "")
+
+
+def imitated(iteration: Iteration) -> str:
+    """What is imitated beside or without pairs: successes (RFT), or episodes with a marker of their class (NAT)."""
+    facts, marked = iteration.recorded("imitated"), iteration.recorded("marked")
+    rows = _rows(facts, {"own": "successes of the policy", "others": "demonstrations"})
+    rows += _left_out(facts, *(name for name in facts if name not in ("own", "others")))
+    rows += _rows(marked, _MARKED)
+    classes = marked.get("classes") or {}
+    rows += _rows(classes, {marker: f"marked {marker}" for marker in classes})
+    return _facts("what is imitated", rows) if rows else ""
+
+
+def trained(run: RunData, stage: str) -> str:
+    """What a training was given and what it left out; of a reward model, its error on what was held out."""
+    facts = run.recorded(stage)
+    rows = _rows(facts, _SAMPLES)
+    rows += _left_out(facts, *(name for name in facts if name.startswith("dropped: ")))
+    rows += _held_out_error(run, stage)
+    return _facts(f"{training_name(stage)}: samples", rows) if rows else ""
+
+
+def training_name(stage: str) -> str:
+    """What a training is called: ``iteration-01/dpo`` -> ``contrast``."""
+    kind = stage.rpartition("/")[2]
+    return _TRAININGS.get(kind, kind)
+
+
+def _held_out_error(run: RunData, stage: str) -> list[tuple[str, str]]:
+    last = (run.training.get(stage) or [{}])[-1]
+    names = {
+        "holdout/mse": ("squared error on held-out steps", ".3g"),
+        "holdout/baseline_mse": ("that of always saying the mean", ".3g"),
+        "holdout/accuracy": ("held-out pairs ranked as labelled", ".0%"),
+    }
+    return [
+        (words, format(last[name], form)) for name, (words, form) in names.items() if isinstance(last.get(name), float)
+    ]
+
+
+def _rows(facts: Mapping[str, Any], words: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The counts that have words and are not 0, in the order of the words."""
+    return [(shown, str(facts[name])) for name, shown in words.items() if facts.get(name)]
+
+
+def _left_out(facts: Mapping[str, Any], *reasons: str) -> list[tuple[str, str]]:
+    return _rows(facts, {reason: f"left out: {reason.removeprefix('dropped: ')}" for reason in reasons})
 
 
 def _facts(title: str, rows: Sequence[tuple[str, str]]) -> str:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from trainers.evaluation.failures import CAUSES
 from trainers.report.charts import Point, Series, line_chart
 from trainers.report.data import Iteration, RunData
-from trainers.report.facts import before_and_after, explored, paired, taught
+from trainers.report.facts import (
+    before_and_after,
+    demonstrated,
+    explored,
+    imitated,
+    paired,
+    taught,
+    trained,
+    training_name,
+)
 from trainers.report.markup import element, text
 
 
 def training(run: RunData) -> str:
     """What cloning and every iteration did: pairs, drops, changes of log-probability, dev success on the way."""
     parts = []
-    cloned = [stage for stage in run.training if "/" not in stage]
-    for stage in cloned:
-        charts = _training_charts(run, stage)
-        parts += [element("h3", text(f"cloning ({stage})")), _ending(run, stage), charts] if charts else []
+    for stage in [stage for stage in run.training if "/" not in stage]:
+        told = _columns(demonstrated(run), trained(run, stage)) + _ending(run, stage) + _training_charts(run, stage)
+        parts += [element("h3", text(f"cloning ({stage})")), told] if told else []
     for iteration in run.iterations:
         parts += [element("h3", f"iteration {iteration.number}"), _iteration(run, iteration)]
     return "".join(parts) or element("p", "Nothing has been trained yet.", class_="quiet")
@@ -26,14 +35,23 @@ def training(run: RunData) -> str:
 def _iteration(run: RunData, iteration: Iteration) -> str:
     prefix = iteration.folder.name + "/"
     stages = [stage for stage in run.training if stage.startswith(prefix)]
-    charts = "".join(_ending(run, stage) + _training_charts(run, stage) for stage in stages)
+    charts = "".join(_named(stage, _ending(run, stage) + _training_charts(run, stage)) for stage in stages)
     warnings = [element("p", text(words), class_="warning") for stage in stages for words in _alarms(run, stage)]
-    tables = element("div", explored(iteration), paired(run, iteration), taught(run, iteration), class_="columns")
-    return "".join(warnings) + tables + charts
+    given = [trained(run, stage) for stage in stages]
+    tables = [explored(iteration), paired(run, iteration), taught(run, iteration), imitated(iteration), *given]
+    return "".join(warnings) + _columns(*tables) + charts
+
+
+def _named(stage: str, charts: str) -> str:
+    return element("h4", text(training_name(stage))) + charts if charts else ""
+
+
+def _columns(*tables: str) -> str:
+    return element("div", *tables, class_="columns") if any(tables) else ""
 
 
 def _training_charts(run: RunData, stage: str) -> str:
-    lines = run.training.get(stage, [])
+    lines, probes = run.training.get(stage, []), run.probes.get(stage, [])
     charts = [
         line_chart("loss", [_series(lines, "train/loss", "loss")], x_title="optimiser steps", marks=len(lines) < 3),
         line_chart(
@@ -42,13 +60,18 @@ def _training_charts(run: RunData, stage: str) -> str:
             x_title="optimiser steps", marks=len(lines) < 3, zero=True,
         ),
         line_chart(
-            "success on dev while training", [_series(run.probes.get(stage, []), "success_rate", "dev success")],
+            "success on dev while training", [_series(probes, "success_rate", "dev success")],
             x_title="optimiser steps", percent=True,
         ),
         line_chart(
-            "average reward on dev while training",
-            [_series(run.probes.get(stage, []), "average_reward", "dev reward")], x_title="optimiser steps",
+            "average reward on dev while training", [_series(probes, "average_reward", "dev reward")],
+            x_title="optimiser steps",
         ),
+        line_chart(
+            "commands not understood, on dev while training",
+            [_series(probes, "invalid_action_share", "not understood")], x_title="optimiser steps", percent=True,
+        ),
+        _failures(probes),
         line_chart(
             "the reward model's reward of the policy's answers", [_series(lines, "rollout/reward", "reward")],
             x_title="optimiser steps", marks=len(lines) < 3,
@@ -59,6 +82,19 @@ def _training_charts(run: RunData, stage: str) -> str:
         ),
     ]  # fmt: skip
     return element("div", *charts, class_="charts") if any(charts) else ""
+
+
+def _failures(probes: Sequence[dict[str, Any]]) -> str:
+    """The share of episodes by cause of failure; a probe names only the causes that it met."""
+    found = {cause: _series(probes, f"failures/{cause}", cause) for cause in CAUSES}
+    told = [line for line in probes if any("failures/" in name for name in line) or _number(line, "success_rate") == 1]
+    steps = [float(line["step"]) for line in told if "step" in line]
+    series = []
+    for cause, one in found.items():
+        shares = {point.x: point.y for point in one.points}
+        series += [Series(cause, [Point(step, shares.get(step, 0.0)) for step in steps])] if shares else []
+    only = f": {series[0].name}" if len(series) == 1 else ""  # one line has no legend
+    return line_chart(f"how episodes fail on dev while training{only}", series, x_title="optimiser steps", percent=True)
 
 
 def _ending(run: RunData, stage: str) -> str:
