@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packages import installed
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -35,7 +36,7 @@ def test_the_expert_succeeds_and_is_recorded(env_id, tmp_path):
 
 @pytest.mark.scienceworld
 def test_scienceworld_is_one_word_away(tmp_path):
-    pytest.importorskip("scienceworld", reason="the scienceworld extra is not installed")
+    installed("scienceworld", extra="scienceworld")
     assert 0.0 <= load("play_random").main("icto/ScienceWorld-v0") <= 1.0
     assert load("watch_expert").main("icto/ScienceWorld-v0", str(tmp_path / "expert.jsonl")) == 1.0
 
@@ -56,8 +57,8 @@ def test_the_whole_method_runs_with_a_tiny_model(tmp_path):
 
 @pytest.mark.slow
 def test_trl_trains_on_our_pairs(tmp_path):
-    for module in ("trl", "datasets", "torch"):
-        pytest.importorskip(module, reason=f"{module} is not installed")
+    for module, extra in (("trl", "dev"), ("datasets", "export"), ("torch", "train")):
+        installed(module, extra=extra)
     command = [sys.executable, str(EXAMPLES / "trl_dpo.py"), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -74,7 +75,7 @@ def test_a_custom_judge_gives_reasons(tmp_path):
 
 
 def test_an_endpoint_is_measured_over_http(monkeypatch):
-    pytest.importorskip("openai", reason="the openai extra is not installed")
+    installed("openai", extra="openai")
     monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
     metrics = load("evaluate_endpoint").main(tasks=10)
     assert metrics["average_reward"] > 0.2

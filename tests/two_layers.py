@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
+from packages import installed
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
+torch = installed("torch", extra="train")
+peft = installed("peft", extra="peft")
 
 
 class Two(torch.nn.Module):

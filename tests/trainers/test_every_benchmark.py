@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from packages import installed
 
 from trainers.cli import main as icto
 
@@ -32,7 +33,7 @@ CASES = {
 @pytest.mark.parametrize("env_id", CASES)
 def test_icto_runs_from_demonstrations_to_report(env_id, tmp_path):
     if "ScienceWorld" in env_id:
-        pytest.importorskip("scienceworld", reason="the scienceworld extra is not installed")
+        installed("scienceworld", extra="scienceworld")
     config = tmp_path / "small.yaml"
     config.write_text(SMALL.replace("ENV", env_id).replace("KWARGS", CASES[env_id]))
     run = tmp_path / "run"

@@ -4,6 +4,7 @@ import sys
 import threading
 
 import pytest
+from packages import installed
 
 from icto_gym.errors import ConfigError
 from trainers.rollout import RolloutConfig, plan_jobs
@@ -12,7 +13,7 @@ sys.path.insert(0, __file__.rpartition("/")[0])
 import test_workers
 from test_workers import CONFIG, SHOP, Knocks, Making, play
 
-ray = pytest.importorskip("ray", reason="the ray extra is not installed")
+ray = installed("ray", extra="ray")
 pytestmark = pytest.mark.slow
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import gymnasium as gym
 import pytest
+from packages import installed
 
 from icto_gym.errors import BackendError, ConfigError
 from icto_gym.store import TrajectoryStore
@@ -15,7 +16,7 @@ from trainers.policies import make_policy
 from trainers.policies.players import ActingConfig, model_player
 from trainers.rollout import RolloutConfig, plan_jobs, rollout
 
-ray = pytest.importorskip("ray", reason="the ray extra is not installed")
+ray = installed("ray", extra="ray")
 pytestmark = pytest.mark.slow
 
 CONFIG = RolloutConfig(env_id="icto_gym.testing:Scripted-v0", epsilon=0.3, attempts=2)

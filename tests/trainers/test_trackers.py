@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from packages import installed
 
 from icto_gym.errors import ConfigError
 from trainers.runs import Run
 from trainers.trackers import run_name
+
+*PLACES, ROOT = Path(__file__).parents[:3]  # of this file, of what it imports, of the project
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "tiny.yaml"
 
@@ -31,7 +34,7 @@ def logged_in_two_parts(folder, tracker):
 
 
 def test_tensorboard_holds_each_step_once(tmp_path):
-    pytest.importorskip("tensorboard", reason="the tracking extra is not installed")
+    installed("tensorboard", extra="tracking")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logged_in_two_parts(tmp_path, "tensorboard")
@@ -43,7 +46,7 @@ def test_tensorboard_holds_each_step_once(tmp_path):
 
 
 def test_tensorboard_forgets_a_stage_that_starts_anew(tmp_path):
-    pytest.importorskip("tensorboard", reason="the tracking extra is not installed")
+    installed("tensorboard", extra="tracking")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with Run(tmp_path) as run:
@@ -59,31 +62,31 @@ def test_tensorboard_forgets_a_stage_that_starts_anew(tmp_path):
 
 
 def test_trackio_holds_each_step_once(tmp_path, monkeypatch):
-    pytest.importorskip("trackio", reason="the tracking extra is not installed")
+    installed("trackio", extra="tracking")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
     code = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); import test_trackers as t\n"
+        "import sys, pathlib; sys.path[:0] = sys.argv[2:]; import test_trackers as t\n"
         "t.logged_in_two_parts(pathlib.Path(sys.argv[1]), 'trackio')\n"
         "from trackio.sqlite_storage import SQLiteStorage as S; from trainers.trackers import run_name\n"
         "logs = S.get_logs('icto-gym', run_name(pathlib.Path(sys.argv[1])))\n"
         "print('found', sorted((l['sft/step'], l['sft/train/loss']) for l in logs if 'sft/step' in l))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run"), str(Path(__file__).parent)],
-        capture_output=True, text=True, env={**os.environ, "TRACKIO_DIR": str(tmp_path / "store")},
+        [sys.executable, "-c", code, str(tmp_path / "run"), *PLACES],
+        capture_output=True, text=True, env={**os.environ, "TRACKIO_DIR": str(tmp_path / "store")}, cwd=ROOT,
     )  # fmt: skip
     assert "found [(1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]" in done.stdout, done.stdout + done.stderr[-2000:]
 
 
 def test_wandb_writes_offline_and_notes_each_step_once(tmp_path):
-    pytest.importorskip("wandb", reason="the tracking extra is not installed")
+    installed("wandb", extra="tracking")
     code = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); import test_trackers as t\n"
+        "import sys, pathlib; sys.path[:0] = sys.argv[2:]; import test_trackers as t\n"
         "t.logged_in_two_parts(pathlib.Path(sys.argv[1]), 'wandb')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)],
-        capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"},
+        [sys.executable, "-c", code, str(tmp_path), *PLACES],
+        capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"}, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))

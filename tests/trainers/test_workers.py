@@ -12,6 +12,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from packages import installed
 
 from icto_gym.errors import BackendError, ConfigError
 from icto_gym.store import TrajectoryStore
@@ -275,7 +276,7 @@ def test_wrong_workers_are_named(text):
 
 @pytest.mark.slow
 def test_scienceworld_in_threads_plays_as_in_one(tmp_path):
-    pytest.importorskip("scienceworld", reason="the scienceworld extra is not installed")
+    installed("scienceworld", extra="scienceworld")
     config = RolloutConfig(
         env_id="icto/ScienceWorld-v0", env_kwargs={"task_types": ["find-non-living-thing"]},
         max_tasks=3, attempts=2, epsilon=0.3, branch_fraction=0.5, max_episode_steps=5,

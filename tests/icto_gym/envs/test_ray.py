@@ -4,8 +4,9 @@ import sys
 
 import gymnasium as gym
 import pytest
+from packages import installed
 
-ray = pytest.importorskip("ray", reason="the ray extra is not installed")
+ray = installed("ray", extra="ray")
 
 TASKS = {
     "icto/WebShop-v0": "webshop-mini/test/0017",
@@ -39,7 +40,7 @@ def cluster():
 @pytest.mark.parametrize("env_id", TASKS)
 def test_two_actors_play_what_this_process_plays(cluster, env_id):
     if "ScienceWorld" in env_id:
-        pytest.importorskip("scienceworld", reason="the scienceworld extra is not installed")
+        installed("scienceworld", extra="scienceworld")
 
     @ray.remote(num_cpus=1)
     class Player:

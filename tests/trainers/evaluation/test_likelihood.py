@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from packages import installed
 
-torch = pytest.importorskip("torch")
+torch = installed("torch", extra="train")
 
 from icto_gym.store import TrajectoryStore  # noqa: E402
 from icto_gym.trajectory import Step  # noqa: E402

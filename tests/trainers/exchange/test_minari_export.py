@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from packages import installed
 
 from icto_gym.errors import ConfigError, DataError
 from icto_gym.trajectory import Step, Trajectory
@@ -22,7 +23,7 @@ def trajectory(steps=STEPS, number=0):
 
 @pytest.fixture
 def minari(tmp_path, monkeypatch):
-    module = pytest.importorskip("minari", reason="the export extra is not installed")
+    module = installed("minari", extra="export")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     return module
 

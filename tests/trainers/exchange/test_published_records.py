@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from packages import installed
 
 from icto_gym import TrajectoryStore
 from icto_gym.errors import ConfigError, DataError
@@ -265,7 +266,7 @@ def test_files_that_are_torn_broken_or_of_the_other_kind_are_named(tmp_path):
     (tmp_path / "torn.jsonl").write_text(json.dumps(ETO_WEBSHOP) + "\n" + json.dumps(ETO_WEBSHOP)[:60])
     with pytest.raises(DataError, match=r"torn\.jsonl record 2: line 2 .*ends within this record"):
         import_file(tmp_path / "torn.jsonl", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)
-    pytest.importorskip("pyarrow", reason="the export extra is not installed")
+    installed("pyarrow", extra="export")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1garbage")
     with pytest.raises(DataError, match=r"bad\.parquet: not a readable Parquet file"):
         import_file(tmp_path / "bad.parquet", "sharegpt", tmp_path / "out.jsonl", WEBSHOP)

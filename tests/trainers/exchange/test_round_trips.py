@@ -6,6 +6,7 @@ import pytest
 from episodes import play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packages import installed
 
 from icto_gym import TrajectoryStore
 from icto_gym.dialogue import trajectory_messages
@@ -36,7 +37,7 @@ def sent_and_read(records, format_name, ending, folder):
 @given(records=st.lists(trajectories(), min_size=1, max_size=3))
 def test_conversations_come_back_word_for_word_and_what_is_lost_is_said(format_name, ending, tmp_path, records):
     if ending == ".parquet":
-        pytest.importorskip("pyarrow", reason="the export extra is not installed")
+        installed("pyarrow", extra="export")
     told, path = sent_and_read(records, format_name, ending, tmp_path)
     back = list(TrajectoryStore(path))
     assert [trajectory_messages(item) for item in back] == [trajectory_messages(item) for item in records]
@@ -54,7 +55,7 @@ def test_conversations_come_back_word_for_word_and_what_is_lost_is_said(format_n
 @given(records=st.lists(trajectories(TEXTS), min_size=1, max_size=3))
 def test_our_own_fields_come_back_whole_in_every_kind_of_file(ending, tmp_path, records):
     if ending == ".parquet":
-        pytest.importorskip("pyarrow", reason="the export extra is not installed")
+        installed("pyarrow", extra="export")
     told, path = sent_and_read(records, "trajectories", ending, tmp_path)
     assert list(TrajectoryStore(path)) == records
     assert told["not_kept"] == {}
@@ -82,7 +83,7 @@ def test_white_space_that_a_conversation_drops_is_counted(tmp_path, records):
 
 
 def test_half_a_surrogate_pair_is_refused_where_it_cannot_stand_and_kept_where_it_can(tmp_path):
-    pytest.importorskip("pyarrow", reason="the export extra is not installed")
+    installed("pyarrow", extra="export")
     from icto_gym.trajectory import Step, Trajectory
 
     step = Step("see", "Action: say \ud800", "", "say \ud800", 1.0, True)
@@ -96,7 +97,7 @@ def test_half_a_surrogate_pair_is_refused_where_it_cannot_stand_and_kept_where_i
 
 
 def test_a_seed_of_more_than_64_bits_is_refused_where_it_cannot_stand(tmp_path):
-    pytest.importorskip("pyarrow", reason="the export extra is not installed")
+    installed("pyarrow", extra="export")
     from icto_gym.trajectory import Step, Trajectory
 
     step = Step("see", "Action: go", "", "go", 1.0, True)

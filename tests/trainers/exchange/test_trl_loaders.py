@@ -3,6 +3,7 @@
 from dataclasses import asdict, fields, replace
 
 import pytest
+from packages import installed
 
 from icto_gym import TrajectoryStore
 from icto_gym.dialogue import Message, trajectory_messages
@@ -11,8 +12,8 @@ from icto_gym.trajectory import Step, Trajectory
 from trainers.exchange import ImportOptions, export_file, import_file
 from trainers.records import PreferencePair, read_records, write_records
 
-datasets = pytest.importorskip("datasets", reason="the export extra is not installed")
-trl_data = pytest.importorskip("trl.data_utils", reason="trl is not installed")
+datasets = installed("datasets", extra="export")
+trl_data = installed("trl.data_utils", extra="dev")
 
 STEPS = (
     Step("a shop", "Thought: look\nAction: search[hat]", "look", "search[hat]", 0.0, True),
@@ -39,7 +40,7 @@ def loaded(tmp_path, records, format_name, ending="parquet"):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    pytest.importorskip("transformers", reason="the train extra is not installed")
+    installed("transformers", extra="train")
     from trainers.models.tiny import byte_tokenizer
 
     return byte_tokenizer()
@@ -74,7 +75,7 @@ def test_unpaired_rows_render_to_prompt_completion_and_label(tmp_path, tokenizer
 
 
 def test_trls_trainer_for_unpaired_preferences_takes_a_step_on_them(tmp_path, tokenizer):
-    trl = pytest.importorskip("trl", reason="trl is not installed")
+    trl = installed("trl", extra="dev")
     from transformers import AutoModelForCausalLM
 
     from trainers.models.tiny import tiny_folder

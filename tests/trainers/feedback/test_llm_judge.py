@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packages import installed
 
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step, Trajectory
@@ -208,7 +209,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
 
 def test_an_endpoint_is_asked_by_name():
-    pytest.importorskip("openai")
+    installed("openai", extra="openai")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 
 import pytest
+from packages import installed
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
+torch = installed("torch", extra="train")
+peft = installed("peft", extra="peft")
 
 from two_layers import adapted  # noqa: E402
 

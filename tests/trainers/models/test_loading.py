@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from packages import installed
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError, DataError, DependencyNotInstalled
@@ -182,7 +183,7 @@ def test_two_makers_of_the_tiny_model_do_not_disturb_each_other(tmp_path, monkey
 
 
 def test_nf4_weights_train_an_adapter():
-    pytest.importorskip("bitsandbytes")
+    installed("bitsandbytes", extra="quantization")
     config = ModelConfig(name="tiny-random", quantization="nf4", lora=LoRAConfig(r=4))
     model = load_model(config, trainable=True).model
     model(IDS, labels=IDS).loss.backward()
@@ -269,7 +270,7 @@ def tiny_gguf(path):
 
 
 def test_a_gguf_file_is_unpacked_trained_saved_and_loaded_again(tmp_path):
-    pytest.importorskip("gguf")
+    installed("gguf", extra="train")
     from trainers.tokenization import encode_conversation
     from trainers.training.config import OptimizerConfig
     from trainers.training.engine import prepare
@@ -303,7 +304,7 @@ def test_a_broken_gguf_file_is_no_model(tmp_path):
 
 def test_nf4_with_an_adapter_is_trained_saved_reloaded_merged_and_generates(tmp_path):
     """QLoRA: 4-bit weights with their scales quantised too, float32 adapters, which alone are trained and saved."""
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = installed("bitsandbytes", extra="quantization")
     from trainers.batches import collate
     from trainers.models.scoring import score_tokens
     from trainers.tokenization import Encoded

@@ -6,10 +6,11 @@ import copy
 from types import MethodType
 
 import pytest
+from packages import installed
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+torch = installed("torch", extra="train")
+peft = installed("peft", extra="peft")
+transformers = installed("transformers", extra="train")
 
 from two_layers import adapted, full  # noqa: E402
 

@@ -6,9 +6,10 @@ import copy
 import weakref
 
 import pytest
+from packages import installed
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = installed("torch", extra="train")
+transformers = installed("transformers", extra="train")
 
 from trainers.models.remade import GatedProduct, Recipe, Remade, remake_activations  # noqa: E402
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from packages import installed
 
 from icto_gym.files import write_json
 from trainers.digests import digest
@@ -21,8 +22,7 @@ from trainers.report.episodes import parting
 from trainers.report.likelihoods import likelihood_file
 
 IN_CI = os.environ.get("CI") == "true"
-if not IN_CI:
-    pytest.importorskip("selenium", reason="the browser extra is not installed")
+installed("selenium", extra="browser")
 MISSING = [program for program in ("chromium", "chromedriver") if not shutil.which(program)]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING) and not IN_CI, reason=f"needs {MISSING}")]
 _spec = importlib.util.spec_from_file_location("report_runs", Path(__file__).with_name("runs.py"))

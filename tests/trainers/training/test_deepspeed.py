@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packages import installed
 
 from icto_gym.errors import ConfigError
 from trainers.distributed import EngineConfig, launched
@@ -96,12 +96,7 @@ for out, plans in json.loads(sys.argv[2]):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """Every way through the same training, each in processes of its own, forked from one that has imported all."""
-    try:
-        import deepspeed  # noqa: F401
-    except ImportError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"DeepSpeed is missing in CI: {error}")
-        pytest.skip(f"DeepSpeed is not installed ({error}); it compiles when it is installed, after torch")
+    installed("deepspeed", extra="deepspeed", note="it compiles when it is installed, after torch")
     base, here = tmp_path_factory.mktemp("zero"), Path(__file__).parent
     plans = {
         "one": [("", 1)],
@@ -198,7 +193,7 @@ def test_several_processes_without_deepspeed_are_refused(monkeypatch):
 def test_a_file_of_settings_leaves_ours_alone(tmp_path, name):
     import torch
 
-    pytest.importorskip("deepspeed")
+    installed("deepspeed", extra="deepspeed")
     from trainers.training.config import SFTConfig
     from trainers.training.deepspeed import deepspeed_settings
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from packages import installed
 
 from icto_gym.errors import ConfigError, DataError
 from trainers.distributed import EngineConfig
@@ -142,7 +143,7 @@ def test_a_model_that_draws_at_random_all_the_same_is_refused():
 
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "paged_adamw", "paged_adamw8bit"])
 def test_optimisers_of_bitsandbytes_go_on_from_their_state(optimizer):
-    pytest.importorskip("bitsandbytes")
+    installed("bitsandbytes", extra="quantization")
 
     def make():
         torch.manual_seed(0)

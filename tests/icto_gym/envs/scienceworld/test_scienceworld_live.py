@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from packages import installed
 
 REPRODUCIBLE = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2 -XX:+UseSerialGC -Xmx512m"
 TASKS = [
@@ -20,7 +21,7 @@ ODD = ["wait1", "0", "reset task", "frobnicate the kitchen", "examine substance"
 
 @pytest.fixture(scope="module")
 def package() -> Iterator[Any]:
-    scienceworld = pytest.importorskip("scienceworld")
+    scienceworld = installed("scienceworld", extra="scienceworld")
     before = os.environ.get("JDK_JAVA_OPTIONS")
     os.environ["JDK_JAVA_OPTIONS"] = REPRODUCIBLE
     try:

