@@ -33,7 +33,9 @@ class DeepSpeedEngine(Engine):
     def __init__(self, module: torch.nn.Module, config: OptimizerConfig, total_steps: int) -> None:
         deepspeed = require("deepspeed", extra="deepspeed")
         if config.optimizer != "adamw":
-            raise ConfigError(f"DeepSpeed splits AdamW's own state; optimizer is {config.optimizer!r}. Use 'adamw'.")
+            raise ConfigError(
+                f"DeepSpeed splits AdamW's own state; optimizer is {config.optimizer!r}. Use 'adamw' or engine 'local'."
+            )
         self._prepare(module, config, total_steps)
         settings = deepspeed_settings(distributed.engine().deepspeed, config, next(module.parameters()).dtype)
         self.stage = settings["zero_optimization"]["stage"]

@@ -1,5 +1,6 @@
 """What trains is a setting like others: from a file or preset, flags win, and it is written to the run."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from packages import installed
 
 from icto_gym.errors import ConfigError
 from trainers.cli import run as run_verb
@@ -131,3 +133,30 @@ def test_a_training_notes_in_its_record_what_trained(tmp_path):
         for name, together in (("sft", True), ("pairs", False)):
             run.stage(name, dict, inputs={}, outputs=[], together=together)
         assert run.stage_record("sft")["engine"] == "local" and "engine" not in run.stage_record("pairs")
+
+
+def test_an_optimiser_that_deepspeed_does_not_split_is_refused_with_both_mends():
+    installed("deepspeed", extra="deepspeed", note="it compiles when it is installed, after torch")
+    import torch
+
+    from trainers.training.config import SFTConfig
+    from trainers.training.deepspeed import DeepSpeedEngine
+
+    with pytest.raises(ConfigError, match=r"optimizer is 'adamw8bit'\. Use 'adamw' or engine 'local'"):
+        DeepSpeedEngine(torch.nn.Linear(1, 1), SFTConfig(optimizer="adamw8bit"), 1)
+
+
+@pytest.mark.slow
+def test_the_preset_trains_under_deepspeed_without_a_launcher_and_its_run_goes_on_without_it(tmp_path):
+    installed("deepspeed", extra="deepspeed", note="it compiles when it is installed, after torch")
+    folder = tmp_path / "run"
+    words = ["-m", "trainers.cli", "run", "bc", *PAPER, *SMALL, "--run", str(folder)]
+    ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    record = json.loads((folder / "stages" / "sft.json").read_text())
+    assert (record["engine"], record["deepspeed"], record["processes"]) == ("deepspeed", "zero2", 1)
+    saved = read_yaml(folder / "config.yaml")
+    assert (saved["engine"], saved["deepspeed"]) == ("deepspeed", "zero2")
+    assert main([*words[2:], "--engine", "local"]) == 0
+    assert read_yaml(folder / "config.yaml")["engine"] == "local"
+    assert json.loads((folder / "stages" / "sft.json").read_text()) == record  # trained once
