@@ -264,10 +264,22 @@ def _prepare_training(model: Any, config: ModelConfig) -> Any:
 
     peft = require("peft", extra="peft")
     if config.quantization:
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = _quantized_for_training(peft, model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return _refuse_tied(peft.get_peft_model(model, _lora(peft, config.lora, model)))
+
+
+def _quantized_for_training(peft: Any, model: Any) -> Any:
+    """A quantised model, ready for an adapter; its 4-bit weights keep the layout in which gradients pass.
+
+    On processors with AVX512-BF16 bitsandbytes lays them out anew once they are read in evaluation mode, as checks and
+    probes do, and from then on takes them through a kernel without a backward pass: gradients would be wrong, silently.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def _refuse_tied(model: Any) -> Any:
@@ -352,7 +364,7 @@ def _load_adapter(folder: Path, config: ModelConfig, *, trainable: bool) -> Load
         raise DataError(f"{folder}: {ADAPTER_FILE} is missing, so the checkpoint cannot be loaded. Train it again.")
     model, tokenizer = _load_base(config)
     if trainable and config.quantization:
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = _quantized_for_training(peft, model)
     shape = peft.LoraConfig(**lora_settings(folder, peft.LoraConfig().to_dict()), inference_mode=not trainable)
     with readable(folder):
         model = _refuse_tied(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, config=shape))

@@ -346,9 +346,7 @@ def test_nf4_with_an_adapter_is_trained_saved_reloaded_merged_and_generates(tmp_
     with merged_for_generation(again.model) as model:
         written = model.generate(input_ids=IDS, **generate)
     assert torch.equal(acting.model.generate(IDS, **generate), written)
-    # Loaded afresh: bitsandbytes lays 4-bit weights out anew for a CPU once they are read without gradients, and what
-    # is merged into them then is lost.
-    merged = load_model(folder, trainable=True).model.merge_and_unload()
+    merged = again.model.merge_and_unload()
     difference = (merged(IDS).logits - logits).abs().mean()
     assert difference < 0.2 * logits.std()  # bitsandbytes rounds a merged layer to 4 bits again
 
