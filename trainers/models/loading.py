@@ -5,6 +5,7 @@ Weights are read from safetensors only and no code of a model's author is run, s
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections import Counter
@@ -233,6 +234,8 @@ def _quantization(config: ModelConfig) -> Any:
     from transformers import BitsAndBytesConfig
 
     if config.quantization == "int8":
+        # one warning for every product of every layer, that 8 bits are reached by way of 16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,

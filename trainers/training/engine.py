@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -302,7 +303,7 @@ def check_scoring(model: Any, *, packed: bool) -> bool:
     samples = _samples(plain.config.get_text_config())
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _rows_apart(model):
             wanted = torch.cat([_own_logps(model, item, device) for item in samples])
             rows = to_device(collate(samples, packed=False), device)
             if not _agree(model, score_tokens(model, rows), wanted):
@@ -313,6 +314,24 @@ def check_scoring(model: Any, *, packed: bool) -> bool:
             return packed and _switch_to_packed(model, samples, wanted)
     finally:
         model.train(training)
+
+
+@contextmanager
+def _rows_apart(model: Any) -> Iterator[None]:
+    """Have 8-bit layers take each row by itself, as bitsandbytes does at a threshold of 0.
+
+    They else treat a column otherwise if any row of the batch has a large number in it, so that what they say of a row
+    depends on those beside it, and no two batches compare.
+    """
+    states = [layer.state for layer in model.modules() if hasattr(getattr(layer, "state", None), "threshold")]
+    thresholds = [state.threshold for state in states]
+    try:
+        for state in states:
+            state.threshold = 0.0
+        yield
+    finally:
+        for state, threshold in zip(states, thresholds, strict=True):
+            state.threshold = threshold
 
 
 def _switch_to_packed(model: Any, samples: list[Encoded], wanted: Tensor) -> bool:
