@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from packages import installed
+from safetensors.torch import load_file
 
 from icto_gym.errors import ConfigError
 from trainers.distributed import EngineConfig, launched
 
 DRIVER = """
-import json, os, signal, socket, sys
+import json, math, os, signal, socket, sys
 os.environ["DS_ACCELERATOR"] = "cpu"
 from pathlib import Path
 import torch, transformers, peft, deepspeed
@@ -23,6 +24,7 @@ from trainers import distributed
 from trainers.distributed import EngineConfig, launched
 from trainers.models import LoRAConfig, ModelConfig
 from trainers.models.tiny import tiny_folder
+from trainers.training import dpo, loop
 from trainers.training.config import DPOConfig, PPOConfig, RewardConfig
 from trainers.training.dpo import train_dpo
 from trainers.training.ppo import train_ppo
@@ -32,7 +34,25 @@ from trainers.training.reward import train_reward
 torch.set_num_threads(1)
 tiny_folder()
 
-def work(out, preset, die_at):
+def spoil(what, at, rank):  # the first loss of one process at one step is NaN, or the gradient behind it
+    ask, compute, place = loop.items_of_step, dpo.preference_loss, []
+    def items_of_step(size, step, config):
+        place.append(step)
+        return ask(size, step, config)
+    def preference_loss(*given):
+        loss, metrics = compute(*given)
+        if place[-1:] == [at] and distributed.rank() == rank:
+            place.append(None)
+            if what == "loss":
+                return loss * math.nan, metrics
+            loss = loss * 1.0
+            loss.register_hook(lambda gradient: gradient * math.nan)
+        return loss, metrics
+    loop.items_of_step, dpo.preference_loss = items_of_step, preference_loss
+
+def work(out, preset, die_at, *spoilt):
+    if spoilt:
+        spoil(*spoilt)
     lora = None if "full" in out else LoRAConfig(r=2, alpha=4)
     model = ModelConfig("tiny-random", lora=lora)
     common = dict(epochs=2, batch_size=4, save_every=1, learning_rate=5e-3, micro_batch_tokens=150)
@@ -58,7 +78,7 @@ def work(out, preset, die_at):
         else:
             train_dpo([make_pair(n) for n in range(6)], model, DPOConfig(**common), Path(out), log=log)
 
-def attempt(out, preset, world, die_at=-1):
+def attempt(out, preset, world, die_at=-1, *spoilt):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -70,7 +90,7 @@ def attempt(out, preset, world, die_at=-1):
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
                                   MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
             try:
-                work(out, preset, die_at)
+                work(out, preset, die_at, *spoilt)
                 code = 0
             except BaseException:
                 import traceback
@@ -107,6 +127,7 @@ def outcomes(tmp_path_factory):
         "killed-two": [("zero3", 2, 2), ("zero1", 2)],
         "zero2-offload": [("zero2-offload", 2, 2), ("zero2-offload", 1)],
         "zero3-offload": [("zero3-offload", 2, 2), ("zero3-offload", 2)],
+        "spoilt": [("zero2", 2, -1, "loss", 1, 1), ("zero3", 2, -1, "gradient", 2, 0), ("", 1)],
         "full-one": [("", 1)],
         "full-zero1": [("zero1", 2, 2), ("zero1", 2)],
         "full-zero2": [("zero2", 2, 2), ("", 1)],
@@ -126,6 +147,15 @@ def outcomes(tmp_path_factory):
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"out"')]
     return {Path(line["out"]).name: line for line in lines}, done.stderr
+
+
+def assert_same_numbers(records, wanted):
+    assert records.keys() == wanted.keys()
+    for step, record in wanted.items():
+        for name, value in record.items():
+            if name not in ("train/seconds", "train/tokens"):  # a smaller row shares fewer tokens
+                near = value if isinstance(value, str) else pytest.approx(value, rel=2e-3, abs=2e-4)
+                assert records[step][name] == near, (step, name)
 
 
 @pytest.mark.slow
@@ -152,12 +182,7 @@ def test_two_processes_have_the_losses_of_one(outcomes, way, alone):
     found, log = outcomes
     assert way in found, log[-4000:]
     assert found[way]["codes"][-1] == [0] * len(found[way]["codes"][-1]), log[-4000:]
-    assert found[way]["records"].keys() == found[alone]["records"].keys()
-    for step, record in found[alone]["records"].items():
-        for name, value in record.items():
-            if name not in ("train/seconds", "train/tokens"):  # a smaller row shares fewer tokens
-                near = value if isinstance(value, str) else pytest.approx(value, rel=2e-3, abs=2e-4)
-                assert found[way]["records"][step][name] == near, (step, name)
+    assert_same_numbers(found[way]["records"], found[alone]["records"])
     assert (found[way]["kind"], found[way]["left"]) == (found[alone]["kind"], found[alone]["left"])
 
 
@@ -174,6 +199,22 @@ def test_the_first_process_was_really_killed(outcomes):
     for way in ("killed-two", "zero2-offload", "zero3-offload", "full-zero1", "full-zero2", "full-zero3"):
         assert [codes[0] for codes in found[way]["codes"]] == [-9, 0], way
     assert [codes[0] for codes in found["early-zero2"]["codes"]] == [-9, -9, 0]
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_in_one_process_stops_both_before_that_step_and_is_kept(outcomes):
+    found, log = outcomes
+    assert found["spoilt"]["codes"] == [[1, 1], [1, 1], [0]], log[-4000:]
+    assert "The loss became nan at optimiser step 2" in log and "The gradient became inf at optimiser step 3" in log
+    kept = {path.name: path for path in Path(found["spoilt"]["out"]).glob("nonfinite-*")}
+    loss, first, second = (kept[f"nonfinite-step-00000{name}"] for name in ("2-process-1", "3", "3-process-1"))
+    assert len(kept) == 3  # only the process whose loss it was has a batch of step 2 to show
+    for folder, what in ((loss, "loss"), (first, "gradient"), (second, "gradient")):
+        facts = json.loads((folder / "batch.json").read_text())
+        assert facts["what"] == what and len(facts["items"]) in (2, 4)  # of both processes
+        for file in folder.glob("*.safetensors"):
+            assert {"tokens.input_ids", "weights", "chosen_reference"} <= load_file(file).keys()
+    assert_same_numbers(found["spoilt"]["records"], found["one"]["records"])
 
 
 @pytest.mark.slow
