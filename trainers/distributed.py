@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ENGINES = ("local", "deepspeed")
+ZERO = ("zero1", "zero2", "zero3", "zero2-offload", "zero3-offload")
+"""Presets of DeepSpeed, files in ``trainers/training/zero``."""
 _PATIENCE = timedelta(days=30)  # while the first process plays, the others wait, for hours if need be
 
 
@@ -42,6 +44,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         check_name(self.engine, ENGINES, "engine")
+        if not self.deepspeed.endswith(".json"):  # a file is read where training begins
+            check_name(self.deepspeed, ZERO, "DeepSpeed preset")
 
 
 _engine = EngineConfig()

@@ -17,11 +17,13 @@ from trainers.cli import train as train_verb
 from trainers.cli.main import main
 from trainers.cli.parsing import parse
 from trainers.config import read_yaml
+from trainers.distributed import ZERO
 from trainers.methods import Method, find_method
 from trainers.methods.bc import BCConfig
 from trainers.methods.common import prepared
 from trainers.presets import fit_to
 from trainers.runs import Run
+from trainers.training.deepspeed import PRESETS
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAPER = ["--config", "paper-llama2-7b"]
@@ -67,6 +69,15 @@ def test_a_file_says_it_too_for_a_method_and_for_a_training(tmp_path, capsys):
     for verb in (["run", "bc", "--run", str(tmp_path / "run")], ["train", "sft", "t.jsonl", "--out", "o"]):
         assert main([*verb, "--config", str(file)]) == 2
         assert "engine is 'deepsped'" in (said := capsys.readouterr().err) and "Did you mean 'deepspeed'?" in said
+
+
+@pytest.mark.parametrize("method", ["bc", "rlcd"])  # of which the second checks more of its settings
+def test_a_misspelt_zero_is_found_before_there_is_a_run(tmp_path, capsys, method):
+    words = ["--config", "smollm2-cpu", "--deepspeed", "zero-3", "--run", str(tmp_path / "r")]
+    assert main(["--quiet", "run", method, *words]) == 2
+    assert "Unknown DeepSpeed preset 'zero-3'. Did you mean 'zero3'" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    assert {*ZERO} == {file.stem for file in PRESETS.glob("*.json")}
 
 
 def test_a_method_whose_settings_do_not_say_it_is_told_beside_them(tmp_path):
