@@ -338,8 +338,16 @@ def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs:
     """Do the work of a training, by all processes together; returns its checkpoint folder."""
     checkpoint = out / "checkpoint"
     name, outputs = stage_name(run, out), [checkpoint / "checkpoint.json"]
-    run.stage(name, work, inputs=inputs, outputs=outputs, partial=[out], together=True)
+    run.stage(name, lambda: _then_free(work), inputs=inputs, outputs=outputs, partial=[out], together=True)
     return checkpoint
+
+
+def _then_free(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    from trainers.training.memory import return_all_freed_memory
+
+    facts = work()
+    return_all_freed_memory()
+    return facts
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:

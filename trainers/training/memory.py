@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -29,9 +30,8 @@ def return_freed_memory(layers: Iterable[Any], every: int = EVERY) -> bool:
     Returns:
         Whether this system's C library knows how (glibc does; elsewhere nothing happens).
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    trim = _malloc_trim()
     if trim is None:
-        logger.debug("this C library has no malloc_trim; freed memory stays where it is")
         return False
 
     def give_back(*_: Any) -> None:
@@ -50,3 +50,23 @@ def return_freed_memory(layers: Iterable[Any], every: int = EVERY) -> bool:
         layer.register_forward_pre_hook(give_back_while_learning)
         layer.register_forward_hook(give_back_in_backward)
     return True
+
+
+def return_all_freed_memory() -> bool:
+    """Return what a training that has ended left in the heap: gigabytes, which whatever comes next would be without.
+
+    Returns:
+        Whether this system's C library knows how.
+    """
+    gc.collect()  # models and optimisers refer to themselves in circles
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+    return trim is not None
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is None:
+        logger.debug("this C library has no malloc_trim; freed memory stays where it is")
+    return trim

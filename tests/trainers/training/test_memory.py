@@ -38,3 +38,38 @@ def kept(how: str, when: str) -> float:
 @pytest.mark.parametrize("when", ["forward", "backward"])
 def test_holes_between_tensors_are_returned(when):
     assert kept("returned", when) < 0.7 * kept("as it is", when)
+
+
+TRAINED = """
+import sys
+import torch
+from trainers.runs import Run
+from trainers.stages import train_stage
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+def work():
+    torch.ones(7_000_000)  # freed, which teaches glibc to keep blocks of up to 28 MB
+    model = [[torch.ones(400_000)] for _ in range(200)]  # 320 MB
+    for one, other in zip(model, model[1:]):
+        one.append(other)
+    other.append(model[0])  # a circle, as models and their optimisers are
+    print(resident())
+    (out / "checkpoint").mkdir(parents=True)
+    (out / "checkpoint" / "checkpoint.json").write_text("{}")
+    return {}
+
+with Run(sys.argv[1]) as run:
+    out = run.path("sft")
+    print(resident())
+    train_stage(run, out, work, {})
+    print(resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_training_that_has_ended_keeps_no_memory(tmp_path):
+    done = subprocess.run([sys.executable, "-c", TRAINED, str(tmp_path)], capture_output=True, text=True, check=True)
+    before, within, after = (int(number) for number in done.stdout.split())
+    assert within - before > 300_000 and after - before < 60_000
