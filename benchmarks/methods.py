@@ -1,13 +1,13 @@
 """All methods on built-in data with SmolLM2-135M: one protocol, one start, one table for each benchmark.
 
-    python benchmarks/methods.py --budget small --folder runs/methods      # 13 to 17 hours a seed on one core
+    python benchmarks/methods.py --budget small --folder runs/methods      # 13 to 17 hours a seed, variants too
     python benchmarks/methods.py --budget small --jobs 2                   # two rows at a time, a core for each
     python benchmarks/methods.py --budget small --jobs 2 --bfloat16 --folder runs/bfloat16   # if `icto doctor` says so
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --rows icto_retry icto_imitation icto_retry_imitation_2   # variants too
     python benchmarks/methods.py --budget small --all-test --rows rft      # all 337 test tasks, of finished rows
-    python benchmarks/methods.py --budget small --world alfworld --folder runs/alfworld   # in a household, not a shop
+    python benchmarks/methods.py --budget small --env alfworld --folder runs/alfworld   # in a household, not a shop
     python benchmarks/methods.py --budget small --table                    # the table from what is finished
     python benchmarks/methods.py --budget small --seeds 2 --keep     # seeds whose folders are gone stay in the table
 
@@ -46,7 +46,7 @@ from methods_rows import (
     settings,
 )
 from methods_table import ALL_TEST, chosen, write_tables
-from methods_worlds import WORLDS, World, hold_out
+from methods_envs import ENVS, Env, hold_out
 
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
@@ -119,18 +119,18 @@ def play_bound(folder: Path, config: Any, clone: Path, budget: Budget, finals: S
         write_json(folder / "finished.json", {"label": f"best-of-{config.samples}"})
 
 
-def shared_clone(folder: Path, budget: Budget, seed: int, world: World = WORLDS["webshop"]) -> dict[str, Any]:
+def shared_clone(folder: Path, budget: Budget, seed: int, env: Env = ENVS["webshop"]) -> dict[str, Any]:
     """The clone that every method starts from, measured as a row of its own."""
     explored = folder.parent / "explored.json"
-    values = settings(budget, seed, world, world.split("dev", folder.parent))
+    values = settings(budget, seed, env, env.split("dev", folder.parent))
     check_begun(folder, values)
     if not (folder / "finished.json").exists() or not explored.exists():  # else other processes may be reading it
-        if world.splits["dev"] is None:
+        if env.splits["dev"] is None:
             taken = max(budget.demonstrations + budget.tasks - budget.demonstrated, budget.more_demonstrations)
-            hold_out(folder.parent / "dev.json", RolloutConfig(**world.rollout), taken, budget.dev)
+            hold_out(folder.parent / "dev.json", RolloutConfig(**env.rollout), taken, budget.dev)
         _, config, policy = run_method("bc", values, folder)
         explored_tasks(explored, config.rollout, budget)
-        play_final(folder, config, policy, "sft", budget, finals(world, folder.parent))
+        play_final(folder, config, policy, "sft", budget, finals(env, folder.parent))
     return {
         "start": str(folder / "sft" / "checkpoint"),
         "demonstrations": {"file": str(folder / "demonstrations.jsonl")},
@@ -138,9 +138,9 @@ def shared_clone(folder: Path, budget: Budget, seed: int, world: World = WORLDS[
     }
 
 
-def finals(world: World, seed: Path) -> list[str]:
+def finals(env: Env, seed: Path) -> list[str]:
     """The splits that are asked once."""
-    return [world.split(part, seed) for part in FINALS]
+    return [env.split(part, seed) for part in FINALS]
 
 
 def check_begun(folder: Path, values: dict[str, Any]) -> None:
@@ -201,14 +201,14 @@ def _begin_with(asked: Path, episodes: Path) -> None:
 
 
 def run_row(
-    row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int, world: World = WORLDS["webshop"]
+    row: str, folder: Path, start: dict[str, Any], budget: Budget, seed: int, env: Env = ENVS["webshop"]
 ) -> None:
     """Try the settings of a row on dev, and ask the final splits of the best one."""
     name, own, grid = ROWS[row]
-    dev, place = world.split("dev", folder.parent), world.place("dev", folder.parent)
+    dev, place = env.split("dev", folder.parent), env.place("dev", folder.parent)
     tried = []
     for number, trial in enumerate(grid[: budget.trials]):
-        values = merged(merged(settings(budget, seed, world, dev), iterations(name, budget)), merged(own, trial))
+        values = merged(merged(settings(budget, seed, env, dev), iterations(name, budget)), merged(own, trial))
         values = merged(values, start)
         if row in AGAINST_EXPERTS:
             values = merged(values, {"rollout": {"split": str(demonstrated_tasks(folder.parent, values, budget))}})
@@ -234,10 +234,10 @@ def run_row(
         tried.append((_dev_reward(here, place), here, config, policy))
     _, here, config, policy = max(tried, key=lambda item: item[0])
     if row == "best_of_n":
-        play_bound(here, config, policy, budget, finals(world, folder.parent))
+        play_bound(here, config, policy, budget, finals(env, folder.parent))
     else:
         label = read_json(here / "chosen.json")["label"]
-        play_final(here, config, policy, label, budget, finals(world, folder.parent))
+        play_final(here, config, policy, label, budget, finals(env, folder.parent))
     write_json(folder / "chosen.json", {"trial": here.name, "tried": [str(item[1].name) for item in tried]})
 
 
@@ -261,7 +261,7 @@ def _multiply_in(dtype: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", choices=list(BUDGETS), default="small")
-    parser.add_argument("--world", choices=list(WORLDS), default="webshop", help="where it is played")
+    parser.add_argument("--env", choices=list(ENVS), default="webshop", help="where it is played")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -278,22 +278,22 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--jobs is {options.jobs}; give 1 or more.")
     if options.all_test and options.jobs > 1:
         parser.error("--all-test plays one row after another; leave --jobs out.")
-    if options.all_test and options.world != "webshop":
+    if options.all_test and options.env != "webshop":
         parser.error("--all-test is for the shop, of whose test split only a part is asked; leave it out.")
-    world = WORLDS[options.world]
+    env = ENVS[options.env]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if options.model:
         COMMON["model"]["name"] = options.model
     if options.bfloat16:
         _multiply_in("bfloat16")
     budget = BUDGETS[options.budget]
-    budget = replace(budget, trials=options.trials or budget.trials, **world.asked)
+    budget = replace(budget, trials=options.trials or budget.trials, **env.asked)
 
     def table() -> str:
         spent = {key: value for key, value in asdict(budget).items() if key != "further"}
         spent["methods"] = budget.rows()
         return write_tables(
-            options.budget, spent, options.seeds, options.folder, options.results, keep=options.keep, world=world
+            options.budget, spent, options.seeds, options.folder, options.results, keep=options.keep, env=env
         )
 
     for seed in [] if options.table else options.seeds:
@@ -301,12 +301,12 @@ def main(arguments: list[str] | None = None) -> None:
         if options.all_test:
             ask_all_test(here, ["sft", *(options.rows or budget.rows())])
             continue
-        start = shared_clone(here / "sft", budget, seed, world)
+        start = shared_clone(here / "sft", budget, seed, env)
         rows = options.rows or list(budget.methods)
         if options.jobs > 1:
             _side_by_side(rows, here, seed, options)
         for row in rows if options.jobs == 1 else ():
-            run_row(row, here / row, start, budget, seed, world)
+            run_row(row, here / row, start, budget, seed, env)
             table()
     print(table())
 
@@ -315,7 +315,7 @@ def _side_by_side(rows: list[str], here: Path, seed: int, options: argparse.Name
     """The same command for each row, in processes of their own."""
     words = [sys.executable, __file__, "--seeds", str(seed), *(["--bfloat16"] if options.bfloat16 else [])]
     words += ["--keep"] if options.keep else []
-    for name in ("budget", "world", "folder", "results", "trials", "model"):
+    for name in ("budget", "env", "folder", "results", "trials", "model"):
         given = getattr(options, name)
         words += [] if given is None else [f"--{name}", str(given)]
     before = first_of_its_kind(rows, (SAMPLING, RETRYING, IMITATING, ONCE_AND_TWICE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from methods_worlds import WORLDS, World
+from methods_envs import ENVS, Env
 
 from trainers.config import merged
 
@@ -158,13 +158,13 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
 }  # fmt: skip
 
 
-def settings(budget: Budget, seed: int, world: World = WORLDS["webshop"], dev: str = "dev") -> dict[str, Any]:
+def settings(budget: Budget, seed: int, env: Env = ENVS["webshop"], dev: str = "dev") -> dict[str, Any]:
     """What all methods are told; ``dev`` is where choices are made."""
     return merged(
         COMMON,
         {
             "seed": seed,
-            "rollout": {**world.rollout, "max_tasks": None, "attempts": budget.attempts},
+            "rollout": {**env.rollout, "max_tasks": None, "attempts": budget.attempts},
             "demonstrations": {"max_tasks": budget.demonstrations},
             "probe": {"split": dev, "tasks": budget.probe},
             "evaluation": {

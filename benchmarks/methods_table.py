@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from methods_seeds import by_task, over_seeds
-from methods_worlds import WORLDS, World
+from methods_envs import ENVS, Env
 
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
@@ -33,9 +33,7 @@ COSTS = {
 SHOWN = ("average_reward", "success_rate", "mean_actions")
 
 
-def collect(
-    folder: Path, methods: Sequence[str], world: World = WORLDS["webshop"]
-) -> tuple[list[dict[str, Any]], list[str]]:
+def collect(folder: Path, methods: Sequence[str], env: Env = ENVS["webshop"]) -> tuple[list[dict[str, Any]], list[str]]:
     """Every finished row, and the names of those that are not."""
     rows, missing = [], []
     for row in ("sft", *methods):
@@ -44,7 +42,7 @@ def collect(
             missing.append(row)
             continue
         weights_of = read_json(found.here / "finished.json").get("played", "")
-        rows.append({**_row(row, found, folder, world), "weights_of": weights_of})
+        rows.append({**_row(row, found, folder, env), "weights_of": weights_of})
     return rows, missing
 
 
@@ -73,7 +71,7 @@ def chosen(folder: Path, row: str) -> Chosen | None:
     return Chosen(here, found["label"], played)
 
 
-def _row(row: str, found_in: Chosen, seed: Path, world: World) -> dict[str, Any]:
+def _row(row: str, found_in: Chosen, seed: Path, env: Env) -> dict[str, Any]:
     here, label, played = found_in
     tried = read_json(here.parent / "chosen.json")["tried"] if row != "sft" else []
     found: dict[str, Any] = {
@@ -81,7 +79,7 @@ def _row(row: str, found_in: Chosen, seed: Path, world: World) -> dict[str, Any]
         "versus_sft": {}, "cost": _cost(here),
     }  # fmt: skip
     for split in SPLITS[:-1]:
-        path = played / "evaluation" / label / (place := world.place(split, seed))
+        path = played / "evaluation" / label / (place := env.place(split, seed))
         of_clone = [] if row == "sft" else _episodes(seed / "sft" / "evaluation" / "sft" / place)
         if (path / "metrics.json").exists() and not (split == ALL_TEST and _of_other_weights(path)):
             record = read_json(path / "metrics.json")
@@ -99,10 +97,9 @@ def _row(row: str, found_in: Chosen, seed: Path, world: World) -> dict[str, Any]
 
 def _of_other_weights(path: Path) -> bool:
     """All test tasks were played with weights that the row no longer has."""
-    digests = {
-        read_json(one / "metrics.json").get("recipe", {}).get("digest") for one in (path, path.with_name("test"))
-    }
-    return len(digests) > 1
+    records = [one / "metrics.json" for one in (path, path.with_name("test"))]
+    digests = [read_json(one).get("recipe", {}).get("digest") for one in records if one.exists()]
+    return len(digests) < 2 or digests[0] != digests[1]
 
 
 def _episodes(folder: Path) -> list[Trajectory]:
@@ -150,7 +147,7 @@ def markdown(result: dict[str, Any]) -> str:
     """The table for people."""
     budget = result["budget"]
     lines = [
-        f"# Methods on {WORLDS[result.get('world', 'webshop')].title} with SmolLM2-135M", "",
+        f"# Methods on {ENVS[result.get('env', 'webshop')].title} with SmolLM2-135M", "",
         f"`python benchmarks/methods.py --budget {result['name']}{_asked(result)}`", "",
         f"One clone of {budget['demonstrations']} demonstrations is the start of all; {budget['tasks']} training "
         f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
@@ -180,8 +177,8 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _asked(result: dict[str, Any]) -> str:
-    world = result.get("world", "webshop")
-    return f"{'' if world == 'webshop' else f' --world {world}'} --seeds {' '.join(map(str, result['seeds']))}"
+    env = result.get("env", "webshop")
+    return f"{'' if env == 'webshop' else f' --env {env}'} --seeds {' '.join(map(str, result['seeds']))}"
 
 
 def _lines_over_seeds(found: dict[str, Any]) -> list[str]:
@@ -219,11 +216,23 @@ def _line(row: dict[str, Any], split: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _clone_config(seed: Path) -> dict[str, Any]:
+    path = seed / "sft" / "config.yaml"
+    return read_yaml(path) if path.exists() else {}
+
+
 def _precision(seed: Path) -> dict[str, str]:
     """In what a seed was played, where it is not float32, as its clone's config says."""
-    config = read_yaml(seed / "sft" / "config.yaml") if (seed / "sft" / "config.yaml").exists() else {}
-    dtype = config.get("acting", {}).get("dtype")
+    dtype = _clone_config(seed).get("acting", {}).get("dtype")
     return {"precision": dtype} if dtype else {}
+
+
+def _check_env(seed: Path, env: Env) -> None:
+    played = _clone_config(seed).get("rollout", {}).get("env_id", env.rollout["env_id"])
+    if played != env.rollout["env_id"]:
+        raise ConfigError(
+            f"{seed} was played in {played}, not {env.rollout['env_id']}. Give its --env, or its --folder."
+        )
 
 
 def _kept(result: dict[str, Any], methods: Sequence[str]) -> dict[str, Any]:
@@ -240,7 +249,7 @@ def write_tables(
     results: Path,
     *,
     keep: bool = False,
-    world: World = WORLDS["webshop"],
+    env: Env = ENVS["webshop"],
 ) -> str:
     """Write the benchmark's table as JSON and as Markdown from what is finished; returns the latter.
 
@@ -250,10 +259,10 @@ def write_tables(
         keep: seeds whose folder is not here, but which the table in ``results`` has, stay in it.
 
     Raises:
-        ConfigError: nothing is finished, or the seeds to keep are of another budget.
+        ConfigError: nothing is finished, a seed is of another environment, or those to keep are of another budget.
     """
     budget = {**budget, "methods": list(budget["methods"])}  # as JSON has it
-    file = results / f"{world.results}.json"
+    file = results / f"{env.results}.json"
     keep = keep and file.exists()
     before = read_json(file) if keep else {"results": {}}
     # a row that came later costs the others nothing, so the seeds without it may stay
@@ -266,12 +275,13 @@ def write_tables(
         if not here.exists() and str(seed) in before["results"]:
             found[str(seed)] = _kept(before["results"][str(seed)], budget["methods"])
             continue
-        rows, missing = collect(here, budget["methods"], world)
+        _check_env(here, env)
+        rows, missing = collect(here, budget["methods"], env)
         found[str(seed)] = {"rows": rows, "missing": missing, "cpu_hours": hours(here), **_precision(here)}
-    named = next(key for key, value in WORLDS.items() if value is world)
+    named = next(key for key, value in ENVS.items() if value is env)
     if not any(each["rows"] for each in found.values()):
         raise ConfigError(f"There is no finished row under {folder / f'{name}-seed-*'}, so {results} stays as it is.")
-    result = {"name": name, "world": named, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}
+    result = {"name": name, "env": named, "seeds": [int(seed) for seed in found], "budget": budget, "results": found}
     if len(found) > 1:
         result["over_seeds"] = over_seeds({int(seed): each["rows"] for seed, each in found.items()}, SPLITS)
     write_json(file, result)

@@ -39,8 +39,8 @@ from trainers.records import append_record, read_records, write_records
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
-from trainers.stage_facts import pairing_facts, play_facts
-from trainers.stages import Start, Watch, read_all, read_pairs, stage_name, train_stage, training_facts, watching
+from trainers.stage_facts import pairing_facts, play_facts, stage_name, training_facts
+from trainers.stages import Start, Watch, read_all, read_pairs, train_stage, watching
 from trainers.training.config import PPOConfig, RewardConfig
 
 

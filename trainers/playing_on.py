@@ -39,8 +39,8 @@ from trainers.retries import Branches, Place, RetryConfig, as_own, ask_branches,
 from trainers.rollout import RolloutConfig, play_in_order
 from trainers.runs import Run
 from trainers.sampling import Job, configured_example
-from trainers.stage_facts import play_facts, scoring_facts
-from trainers.stages import read_all, stage_name
+from trainers.stage_facts import play_facts, scoring_facts, stage_name
+from trainers.stages import read_all
 
 logger = logging.getLogger(__name__)
 

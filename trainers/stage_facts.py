@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from icto_gym.files import read_json
 from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import read_lines, tokens_of
 from trainers.evaluation.evaluate import COST
 from trainers.feedback import StepRewarder
 from trainers.pairing import PairingResult
 from trainers.records import StepRewards, Verdict
+from trainers.runs import Run
+
+
+def stage_name(run: Run, out: Path) -> str:
+    """``iteration-01/pairs.jsonl`` -> ``iteration-01/pairs``."""
+    name = run.name_of(out.with_suffix("") if out.suffix == ".jsonl" else out)
+    return out.name if name == "." else name
 
 
 def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
@@ -59,3 +67,15 @@ def probe_facts(out: Path) -> dict[str, int]:
     probes = read_lines(out / "probes.jsonl")
     read = sum(value for probe in probes for name, value in probe.items() if name.startswith(COST))
     return {"probe_tokens": int(read)} if probes else {}
+
+
+def training_facts(run: Run, out: Path) -> dict[str, Any]:
+    """What went in (samples used, truncated, dropped, held out), tokens read in training and in its probes, measures of
+    the result, and why training stopped early if it did."""
+    lines = [line for line in run.metrics() if line.get("stage") == stage_name(run, out)]
+    tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
+    measured = ("holdout/", "held_out/", "final/")
+    held = {key: value for line in lines[-1:] for key, value in line.items() if key.startswith(measured)}
+    record = read_json(out / "checkpoint" / "checkpoint.json")
+    end = {key: record[key] for key in ("stopped_early",) if key in record}
+    return {**record.get("data", {}), "trained_tokens": tokens, **probe_facts(out), **held, **end}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icto_gym.errors import DataError
-from icto_gym.files import drop_drafts, read_json, write_json
+from icto_gym.files import drop_drafts, write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers import distributed
@@ -56,7 +56,14 @@ from trainers.records import (
 )
 from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
 from trainers.runs import Run
-from trainers.stage_facts import pairing_facts, play_facts, probe_facts, scoring_facts, verdict_facts
+from trainers.stage_facts import (
+    pairing_facts,
+    play_facts,
+    scoring_facts,
+    stage_name,
+    training_facts,
+    verdict_facts,
+)
 from trainers.training.config import DPOConfig, RewardConfig, SFTConfig
 
 __all__ = ["ActingConfig", "DemonstrationConfig", "Player", "Start", "Watch", "model_player", "named_player", "rate"]
@@ -368,18 +375,6 @@ def watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | N
     return {"log": run.metric_logger(stage_name(run, out)), "probe": watch.make(marker) if watch else None}
 
 
-def training_facts(run: Run, out: Path) -> dict[str, Any]:
-    """What went in (samples used, truncated, dropped, held out), tokens read in training and in its probes, measures of
-    the result, and why training stopped early if it did."""
-    lines = [line for line in run.metrics() if line.get("stage") == stage_name(run, out)]
-    tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
-    measured = ("holdout/", "held_out/", "final/")
-    held = {key: value for line in lines[-1:] for key, value in line.items() if key.startswith(measured)}
-    record = read_json(out / "checkpoint" / "checkpoint.json")
-    end = {key: record[key] for key in ("stopped_early",) if key in record}
-    return {**record.get("data", {}), "trained_tokens": tokens, **probe_facts(out), **held, **end}
-
-
 # ---- records ----------------------------------------------------------------------------------
 def facts_of(run: Run, out: Path) -> dict[str, Any]:
     """What the record of the stage that wrote ``out`` says it did."""
@@ -396,9 +391,3 @@ def note(out: Path, facts: Mapping[str, Any]) -> Path:
 
     distributed.on_first(write)
     return out
-
-
-def stage_name(run: Run, out: Path) -> str:
-    """``iteration-01/pairs.jsonl`` -> ``iteration-01/pairs``."""
-    name = run.name_of(out.with_suffix("") if out.suffix == ".jsonl" else out)
-    return out.name if name == "." else name

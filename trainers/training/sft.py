@@ -66,13 +66,8 @@ def train_sft(
     check_markers(trajectories, markers)
     conversations = [training_messages(item, markers.best if markers else None) for item in trajectories]
     first = [_first_trained(*both) for both in zip(trajectories, conversations, strict=True)]
-    facts: dict[str, Any] = {
-        "training": "sft",
-        "config": config.to_dict(),
-        "start": describe_start(start),
-        "data_digest": data_digest([conversations, first] if any(first) else conversations),
-        **({} if markers is None else {"markers": markers.to_dict()}),
-    }
+    data = [conversations, first] if any(first) else conversations
+    facts = _facts(start, config, data, markers)
     out = Path(out)
     if begin(out, facts):
         return out / "checkpoint"
@@ -94,6 +89,17 @@ def train_sft(
         log=log,
         probe=(lambda step: probe(step, loaded.model, loaded.tokenizer)) if probe else None,
     )
+
+
+def _facts(start: Start, config: SFTConfig, data: Any, markers: MarkerConfig | None) -> dict[str, Any]:
+    """What tells this training from others, for its record."""
+    return {
+        "training": "sft",
+        "config": config.to_dict(),
+        "start": describe_start(start),
+        "data_digest": data_digest(data),
+        **({} if markers is None else {"markers": markers.to_dict()}),
+    }
 
 
 def cloning_loss(model: Any, batch: TokenBatch) -> tuple[Tensor, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The comparison of methods in another world than the shop."""
+"""The comparison of methods in another environment than the shop."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ from types import SimpleNamespace
 
 import pytest
 
-from icto_gym.files import read_json, write_json
+from icto_gym.errors import ConfigError
+from icto_gym.files import read_json, write_json, write_text
 from trainers.rollout import RolloutConfig
 from trainers.sampling import choose_tasks, list_tasks
 
 
 def test_another_world_is_chosen_on_tasks_that_nobody_is_taught(benchmark, monkeypatch, tmp_path):
-    world, budget = benchmark.WORLDS["alfworld"], benchmark.BUDGETS["small"]
+    env, budget = benchmark.ENVS["alfworld"], benchmark.BUDGETS["small"]
     asked = []
 
     def clone(name, values, folder):
         asked.append(values)
-        return None, SimpleNamespace(rollout=RolloutConfig(**world.rollout)), None
+        return None, SimpleNamespace(rollout=RolloutConfig(**env.rollout)), None
 
     monkeypatch.setattr(benchmark, "run_method", clone)
     monkeypatch.setattr(benchmark, "play_final", lambda *arguments: asked.append(arguments[-1]))
-    start = benchmark.shared_clone(tmp_path / "sft", budget, 0, world)
+    start = benchmark.shared_clone(tmp_path / "sft", budget, 0, env)
     dev, explored = (read_json(tmp_path / f"{name}.json") for name in ("dev", "explored"))
-    shown = choose_tasks(list_tasks(RolloutConfig(**world.rollout)), budget.more_demonstrations)
+    shown = choose_tasks(list_tasks(RolloutConfig(**env.rollout)), budget.more_demonstrations)
     assert len(dev) == budget.dev and not {*dev} & {*shown, *explored}
     assert asked[0]["evaluation"]["splits"] == [asked[0]["probe"]["split"]] == [str(tmp_path / "dev.json")]
     assert asked[1] == ["valid_seen", "valid_unseen"] and start["rollout"]["split"] == str(tmp_path / "explored.json")
 
 
-def test_tables_of_other_worlds_have_their_own_names_and_say_how_to_make_them(benchmark, tmp_path):
+def test_tables_of_other_environments_have_their_own_names_and_say_how_to_make_them(benchmark, tmp_path):
     here = tmp_path / "tiny-seed-0" / "sft"
     metrics = {name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 2} for name in ("average_reward", "success_rate")}
     metrics["mean_actions"] = metrics["success_rate"]
@@ -37,12 +38,15 @@ def test_tables_of_other_worlds_have_their_own_names_and_say_how_to_make_them(be
     write_json(here / "budget.json", {"stages": {}, "sums": {}})
     write_json(here / "finished.json", {"label": "sft"})
     arguments = ["--budget", "tiny", "--table", "--folder", str(tmp_path), "--results", str(tmp_path / "results")]
-    benchmark.main([*arguments, "--world", "alfworld", "--keep"])
+    benchmark.main([*arguments, "--env", "alfworld", "--keep"])
     text = (tmp_path / "results" / "methods_alfworld.md").read_text()
-    assert "Methods on ALFWorld mini" in text and "--world alfworld --seeds 0" in text
+    assert "Methods on ALFWorld mini" in text and "--env alfworld --seeds 0" in text
     assert "## test, seed 0" in text and "valid_seen" not in text.partition("## test")[2]
+    write_text(tmp_path / "tiny-seed-0/sft/config.yaml", "rollout: {env_id: icto/ALFWorld-v0}\n")
+    with pytest.raises(ConfigError, match=r"played in icto/ALFWorld-v0, not icto/WebShop-v0.*--env"):
+        benchmark.main(arguments)
     with pytest.raises(SystemExit):
-        benchmark.main([*arguments, "--world", "alfworld", "--all-test"])
+        benchmark.main([*arguments, "--env", "alfworld", "--all-test"])
 
 
 def test_tasks_that_nobody_was_asked_before_stand_for_themselves(benchmark, tmp_path):

@@ -9,7 +9,7 @@ from icto_gym.files import write_json
 from trainers.sampling import choose_tasks, list_tasks
 
 
-class World(NamedTuple):
+class Env(NamedTuple):
     """A benchmark."""
 
     title: str
@@ -31,8 +31,8 @@ class World(NamedTuple):
         return self.split(part, seed).replace("/", "_")
 
 
-WORLDS = {
-    "webshop": World(
+ENVS = {
+    "webshop": Env(
         "WebShop mini",
         {"env_id": "icto/WebShop-v0", "brief": True, "batch_size": 32},
         {"dev": "dev", "test": "test", "ood": "ood"},
@@ -41,7 +41,7 @@ WORLDS = {
     ),
     # its two validation splits are what is reported of it, so the choices are made on tasks held out of training;
     # the expert needs 8 commands on average, and a policy that has not ended after 30 goes in circles
-    "alfworld": World(
+    "alfworld": Env(
         "ALFWorld mini",
         {"env_id": "icto/ALFWorld-v0", "brief": True, "batch_size": 32, "max_episode_steps": 30},
         {"dev": None, "test": "valid_seen", "ood": "valid_unseen"},
