@@ -30,6 +30,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from methods_envs import ENVS, Env, hold_out
 from methods_jobs import first_of_its_kind, share_stages, side_by_side
 from methods_rows import (
     AGAINST_EXPERTS,
@@ -46,7 +47,6 @@ from methods_rows import (
     settings,
 )
 from methods_table import ALL_TEST, chosen, write_tables
-from methods_envs import ENVS, Env, hold_out
 
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from methods_seeds import by_task, over_seeds
 from methods_envs import ENVS, Env
+from methods_seeds import by_task, over_seeds
 
 from icto_gym.errors import ConfigError
 from icto_gym.files import read_json, write_json, write_text
