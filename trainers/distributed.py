@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from icto_gym.errors import ConfigError, DependencyNotInstalled, IctoError, check_name, require
@@ -82,7 +83,7 @@ def launched(config: EngineConfig) -> Iterator[None]:
         config: of a method's or command's own settings the engine alone is read.
 
     Raises:
-        ConfigError: several processes were started for an engine that uses one.
+        ConfigError: several processes were started for an engine that uses one, or DeepSpeed's file is not there.
         DependencyNotInstalled: DeepSpeed is missing.
     """
     global _engine, _group
@@ -96,6 +97,8 @@ def launched(config: EngineConfig) -> Iterator[None]:
             )
         yield
         return
+    if config.deepspeed.endswith(".json") and not Path(config.deepspeed).is_file():  # before hours of play
+        raise ConfigError(f"There is no DeepSpeed file {config.deepspeed!r}. Give one, or a preset: {', '.join(ZERO)}.")
     _engine, _group = config, _join()
     logger.info("DeepSpeed %s: %d process(es) train; torchrun says how many", config.deepspeed, world_size())
     try:

@@ -80,6 +80,13 @@ def test_a_misspelt_zero_is_found_before_there_is_a_run(tmp_path, capsys, method
     assert {*ZERO} == {file.stem for file in PRESETS.glob("*.json")}
 
 
+def test_a_deepspeed_file_that_is_not_there_is_found_before_there_is_a_run(tmp_path, capsys):
+    words = ["--engine", "deepspeed", "--deepspeed", "mine.json", "--run", str(tmp_path / "r")]
+    assert main(["--quiet", "run", "bc", "--config", "smollm2-cpu", *words]) == 2
+    assert "There is no DeepSpeed file 'mine.json'. Give one, or a preset: zero1" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_method_whose_settings_do_not_say_it_is_told_beside_them(tmp_path):
     @dataclass(frozen=True)
     class Own:
