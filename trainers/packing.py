@@ -135,6 +135,19 @@ class SegmentMap:
         self.windows: set[int] = set()
         """Sliding windows that layers have asked for, for the check before training."""
 
+    def rows(self) -> Tensor:
+        """The map as numbers, (M, 3): of every stretch its segment, first column and end, a segment's own one last."""
+        stretches = [(number, *span) for number, (own, above) in enumerate(self.spans) for span in (*above, own)]
+        return torch.tensor(stretches, dtype=torch.long).reshape(-1, 3)
+
+    @classmethod
+    def from_rows(cls, rows: Tensor) -> SegmentMap:
+        """The map that `rows` came from; for looking at a batch that was kept."""
+        stretches: dict[int, list[tuple[int, int]]] = {}
+        for number, start, end in rows.tolist():
+            stretches.setdefault(number, []).append((start, end))
+        return cls([Segment(*own, tuple(above)) for *above, own in stretches.values()])
+
     def dense_mask(self) -> Tensor:
         """The whole row's mask, (T, T), True where a query (row) sees a key (column)."""
         length = max(segment.end for segment in self.segments)

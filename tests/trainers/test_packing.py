@@ -83,6 +83,12 @@ def test_one_conversation_inside_another_equal_ones_and_single_ones_are_packed(m
         assert [row.input_ids[column] for column in columns] == ids
 
 
+def test_a_map_comes_back_from_its_numbers(conversations):
+    segments = pack([item.input_ids for item in conversations]).segments
+    assert any(segment.ancestors for segment in segments)
+    assert SegmentMap.from_rows(SegmentMap(segments).rows()).segments == segments
+
+
 def test_a_token_sees_its_own_conversation_up_to_itself_and_nothing_else(conversations):
     row = pack([item.input_ids for item in conversations])
     mask = SegmentMap(row.segments).dense_mask()

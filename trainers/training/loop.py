@@ -29,6 +29,7 @@ from icto_gym.files import read_json, write_json, write_text
 from trainers import distributed
 from trainers.batches import to_device
 from trainers.models.loading import CHECKPOINT_FILE
+from trainers.packing import SegmentMap
 from trainers.training.checkpoint import TrainingError, drop_folders, load_state, save_state, write_folder
 from trainers.training.config import OptimizerConfig
 from trainers.training.engine import Engine
@@ -286,6 +287,8 @@ def _tensors(batch: Any) -> dict[str, Tensor]:
     for name, value in vars(batch).items():
         if isinstance(value, Tensor):
             found[name] = value.clone()
+        elif isinstance(value, SegmentMap):
+            found[name] = value.rows()
         elif hasattr(value, "input_ids"):
             found |= {f"{name}.{key}": tensor for key, tensor in _tensors(value).items()}
     return found

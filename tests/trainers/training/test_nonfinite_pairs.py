@@ -1,4 +1,4 @@
-"""What breaks preference training is kept whole: every tensor of every pair, as the model read it."""
+"""What breaks preference training is kept whole: every tensor of every pair, and who saw whom, as the model read it."""
 
 import json
 import math
@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trainers.packing import SegmentMap
 from trainers.training import dpo
 from trainers.training.checkpoint import TrainingError
 from trainers.training.config import DPOConfig
@@ -22,6 +23,8 @@ def tensors(batch, place=""):
         value = getattr(batch, name)
         if isinstance(value, torch.Tensor):
             found[place + name] = value
+        elif isinstance(value, SegmentMap):
+            found[place + name] = value.rows()
         elif is_dataclass(value):
             found |= tensors(value, f"{place}{name}.")
     return found
@@ -58,6 +61,7 @@ def test_a_loss_that_is_not_finite_keeps_its_pairs_and_training_resumes_before_t
         dpo.train_dpo(pairs, tiny, config, tmp_path / "out")
     folder = tmp_path / "out" / "nonfinite-step-000002"
     assert_kept([folder / "batch.safetensors"], read[1:])
+    assert ("tokens.segment_map" in load_file(folder / "batch.safetensors")) == packing
     facts = json.loads((folder / "batch.json").read_text())
     assert (facts["what"], facts["value"], len(facts["items"])) == ("loss", "nan", len(read[1].weights))
     assert all("@expert#0 over shop/" in item for item in facts["items"])
