@@ -10,7 +10,7 @@ from icto_gym.envs.webshop.mapped import FILES
 from icto_gym.errors import DataError
 from icto_gym.files import read_json
 
-FORMAT = 2
+FORMAT = 3
 """Counts up whenever files change, or the drawing or digesting of goals: they are kept in the catalogue."""
 MANIFEST, DATABASE, FAULTS = "catalog.json", "catalog.sqlite", "faults.jsonl"
 PRICING, PRICES, GOALS = "pricing.bin", "prices.bin", "goals.json"

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from icto_gym.envs.webshop.pictographs import MARKS, marks_end, may_begin, sign_end
 from icto_gym.envs.webshop.stemming import stem
 
 STOP_WORDS = frozenset(
@@ -30,7 +31,7 @@ _BETWEEN_DIGITS = frozenset(
 
 
 def tokenize(text: str) -> list[str]:
-    """Cut a text into words; punctuation and symbols are dropped."""
+    """Cut a text into words; punctuation and symbols are dropped, but for those of `pictographs`."""
     words = _ASCII_WORD.findall(text) if text.isascii() else _unicode_words(text)
     if any(len(word) > MAX_TOKEN for word in words):
         return [word[i : i + MAX_TOKEN] for word in words for i in range(0, len(word), MAX_TOKEN)]
@@ -38,12 +39,13 @@ def tokenize(text: str) -> list[str]:
 
 
 def _unicode_words(text: str) -> list[str]:
-    """The same for any script: ideographs and hiragana stand alone, marks belong to the letter before them."""
+    """The same for any script: ideographs, hiragana and signs stand alone, marks belong to what is before them."""
     words: list[str] = []
-    start, last = -1, ""  # where the open word begins; the kind of its last character
-    for i, character in enumerate(text):
-        kind = _kind(character)
+    start, last, i = -1, "", 0  # where the open word begins; the kind of its last character
+    while i < len(text):
+        kind, end = _kind(text[i]), i + 1
         if kind == "mark" and start >= 0:
+            i = end
             continue
         if start >= 0 and not _joins(last, kind, text, i):
             _close(words, text[start:i])
@@ -51,15 +53,20 @@ def _unicode_words(text: str) -> list[str]:
         if kind in ("letter", "digit", "link", "katakana") and start < 0:
             start = i
         elif kind == "alone":
-            words.append(character)
+            end = marks_end(text, end)
+            words.append(text[i:end])
+        elif start < 0 and may_begin(text[i]) and sign_end(text, i) > i:
+            end = sign_end(text, i)
+            words.append(text[i:end])
         last = kind if kind in ("letter", "digit", "link", "katakana") or start < 0 else last
+        i = end
     if start >= 0:
         _close(words, text[start:])
     return words
 
 
 def _close(words: list[str], word: str) -> None:
-    if word.strip("_"):
+    if not all(_kind(character) in ("link", "mark") for character in word):
         words.append(word)
 
 
@@ -82,11 +89,11 @@ def _kind(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Nd":
         return "digit"
-    if category == "So" and character >= "\U0001f300":
-        return "alone"  # emoji
+    if character == "\u200b":
+        return ""  # a space without a width
     if category == "Pc":
         return "link"
-    if category in ("Mn", "Me", "Mc", "Cf"):
+    if category in MARKS:
         return "mark"
     if category[0] == "L" or category == "Nl" or "\u24b6" <= character <= "\u24e9":
         name = unicodedata.name(character, "")

@@ -37,7 +37,7 @@ def test_scores_agree_with_the_original_engine(webshop_recordings):
     [
         ("6.76 l'eau x-large 1,000.50 a.b. 12oz", ["6.76", "l'eau", "x", "large", "1,000.50", "a.b", "12oz"]),
         ("item_page _x_ __ a:b 3:4 a.5", ["item_page", "_x_", "a:b", "3", "4", "a", "5"]),
-        ("café ★ 中文 naïve\u2019s", ["café", "中", "文", "naïve\u2019s"]),
+        ("café • 中文 naïve\u2019s", ["café", "中", "文", "naïve\u2019s"]),
         ("ひら カタカナ e\u0301t ½ a²", ["ひ", "ら", "カタカナ", "e\u0301t", "a"]),
         ("", []),
         ("\ud800 \x00 a\x00b", ["a", "b"]),
@@ -45,6 +45,29 @@ def test_scores_agree_with_the_original_engine(webshop_recordings):
 )
 def test_words_are_cut_as_unicode_says(text, words):
     assert tokenize(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),  # as Lucene 8.4 cuts them
+    [
+        ("acme® pro™ ★ x©y's 1®", ["acme", "®", "pro", "™", "★", "x", "©", "y's", "1", "®"]),
+        ("❤\ufe0f ★\U0001f3fd ☝\U0001f3fd 👍🏽🏽", ["❤\ufe0f", "★", "\U0001f3fd", "☝\U0001f3fd", "👍🏽", "🏽"]),
+        ("👨\u200d👩\u200d👧 👍\u200d日 x\u200d👍", ["👨\u200d👩\u200d👧", "👍\u200d", "日", "x\u200d", "👍"]),
+        ("🇩🇪🇫🇷🇪 #\ufe0f\u20e3 *\u20e3 # 1\ufe0f\u20e3", ["🇩🇪", "🇫🇷", "#\ufe0f\u20e3", "*\u20e3", "1\ufe0f\u20e3"]),
+        ("a\u200bb 日\u0301本 _\xad \u200d❤ → • –", ["a", "b", "日\u0301", "本", "\u200d❤"]),
+    ],
+)
+def test_signs_that_the_original_engine_counts_are_words(text, words):
+    assert tokenize(text) == words
+
+
+def test_signs_make_a_document_longer():
+    documents = {"B1": "lamp ® ™ © ★ ® ™", "B2": "lamp wood oak", "B3": "lamp brass shade", "B4": "red rug"}
+    engine = BM25Engine(list(documents), documents.values())
+    found = engine.scored("lamp", 10)
+    assert [code for code, _ in found] == ["B2", "B3", "B1"]
+    assert [score for _, score in found] == pytest.approx([0.1951, 0.1951, 0.1612], abs=1e-4)  # as Anserini 0.14.3
+    assert engine.scored("®", 10) == [("B1", pytest.approx(0.7497, abs=1e-4))]
 
 
 def test_a_very_long_word_is_cut_into_pieces():
