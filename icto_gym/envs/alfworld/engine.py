@@ -198,7 +198,7 @@ class Game:
             return None
         left = tuple(other for other in state.inside[receptacle] if other != thing)
         self.state = state._replace(
-            holding=tuple(sorted((*state.holding, thing))), hands_full=True,
+            holding=tuple(sorted({*state.holding, thing})), hands_full=True,
             inside=_replaced(state.inside, receptacle, left),
             lying=state.lying - {(thing, state.location)}, taken=state.taken | {(thing, receptacle)},
         )  # fmt: skip

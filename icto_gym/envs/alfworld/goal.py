@@ -42,14 +42,18 @@ class Goal:
     """Does the goal hold in a state?"""
     predicates: frozenset[str]
     """The changing predicates it depends on."""
+    relaxed: Callable[[], Formula]
+    """The formula as if all things were different from one another, as the original's planner takes it on loading."""
 
     def check_reachable(self, world: World, source: str) -> None:
         """Refuse a goal that nothing can ever bring about, as the original fails on loading it.
 
+        Like the original it lets pass a goal of two things of which the game has one, which can be played and not won.
+
         Raises:
             DataError: naming the file.
         """
-        if not _possible(self.formula, world):
+        if not _possible(self.formula, world) and not _possible(self.relaxed(), world):
             raise DataError(f"{source}: goal: it can never be reached; nothing in this game brings it about.")
 
 
@@ -58,12 +62,18 @@ def ground_goal(problem: Problem, index: dict[str, dict[str, int]], agent: str, 
     formula = _Grounder(problem, index, agent, source).ground(problem.goal, {})
     predicates: set[str] = set()
     _collect(formula, predicates)
-    return Goal(formula, _compile(formula), frozenset(predicates))
+
+    def relaxed() -> Formula:
+        return _Grounder(problem, index, agent, source, relaxed=True).ground(problem.goal, {})
+
+    return Goal(formula, _compile(formula), frozenset(predicates), relaxed)
 
 
 class _Grounder:
-    def __init__(self, problem: Problem, index: dict[str, dict[str, int]], agent: str, source: str) -> None:
-        self.problem, self.index, self.agent, self.source = problem, index, agent, source
+    def __init__(
+        self, problem: Problem, index: dict[str, dict[str, int]], agent: str, source: str, *, relaxed: bool = False
+    ) -> None:
+        self.problem, self.index, self.agent, self.source, self.relaxed = problem, index, agent, source, relaxed
         self.facts: dict[str, set[tuple[str, ...]]] = {}
 
     def fail(self, message: str) -> DataError:
@@ -81,6 +91,8 @@ class _Grounder:
         if head == "or":
             return _join("or", (self.ground(part, binding) for part in rest))
         if head == "not":
+            if self.relaxed and rest and isinstance(rest[0], list) and rest[0][:1] == ["="]:
+                return True
             return _negate(self.ground(self.only(rest, head), binding))
         if head == "imply" and len(rest) == 2:
             return _join("or", iter((_negate(self.ground(rest[0], binding)), self.ground(rest[1], binding))))

@@ -67,6 +67,8 @@ def collection(data: str | os.PathLike[str] | None, game_files: Sequence[str] | 
     if game_files is not None:
         if isinstance(game_files, (str, os.PathLike)):
             raise ConfigError("game_files is a list of paths; got a single one. Put it in a list.")
+        if not game_files:
+            raise ConfigError("game_files is empty; name at least one game.tw-pddl file, or leave it out.")
         if data is not None:
             raise ConfigError("Give either data or game_files, not both.")
         return _files(tuple(str(path) for path in game_files))

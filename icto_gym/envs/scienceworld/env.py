@@ -71,8 +71,8 @@ class ScienceWorldEnv(TextEnv):
         render_mode: ``"ansi"`` returns the observation from `render`.
         """
         super().__init__(split=split, expert=expert, render_mode=render_mode)
-        if not call_timeout > 0:
-            raise ConfigError(f"call_timeout={call_timeout!r} must be above 0 seconds.")
+        if isinstance(call_timeout, bool) or not isinstance(call_timeout, (int, float)) or not call_timeout > 0:
+            raise ConfigError(f"call_timeout={call_timeout!r:.80} must be a number above 0, in seconds.")
         find_jars()  # or say now what to install
         self.simplification = table.check_simplification(simplification)
         self.task_types = table.check_task_types(task_types)

@@ -61,7 +61,10 @@ class Simulator:
             BackendError: the simulator does not know the task, variation or simplification.
         """
         self._load(task, variation, simplification, False)
-        return self.step("look around")  # the score stands still at the last game's until a first step
+        first = self.step("look around")  # the score stands still at the last game's until a first step
+        if first.startswith("ERROR: "):  # what the simulator could not load it says here
+            raise BackendError(f"ScienceWorld could not load {task} {variation} ({simplification!r}): {first}")
+        return first
 
     def _load(self, task: str, variation: int, simplification: str, gold: bool) -> None:
         limit = GOLD_PATH_SECONDS if gold else None

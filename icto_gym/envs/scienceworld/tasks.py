@@ -103,13 +103,17 @@ def check_task_types(task_types: Sequence[str] | None) -> tuple[str, ...] | None
 
     Raises:
         InvalidTask: unknown, with the closest name.
-        ConfigError: no list.
+        ConfigError: no list of names, or an empty one.
     """
     if task_types is None:
         return None
     chosen = [task_types] if isinstance(task_types, str) else task_types
     if not isinstance(chosen, (list, tuple, set, frozenset)):
         raise ConfigError(f"task_types is {task_types!r:.80}; give a list of task types, such as ['boil'].")
+    odd = [name for name in chosen if not isinstance(name, str)]
+    if odd or not chosen:
+        found = f"holds {odd[0]!r:.80}" if odd else "is empty"
+        raise ConfigError(f"task_types {found}; give names or numbers as texts, such as ['boil', '1-1'], or None: all.")
     names = {check_name(package_name(name), BY_NAME, "task type", InvalidTask) for name in chosen}
     return tuple(kind.name for kind in TASK_TYPES if kind.name in names)
 
@@ -118,11 +122,13 @@ def check_simplification(simplification: str) -> str:
     """The comma-separated simplifications without blanks; ``""`` is none.
 
     Raises:
-        ConfigError: unknown, with the closest name.
+        ConfigError: unknown, with the closest name; or beside ``easy``, which the simulator knows only alone.
     """
     if not isinstance(simplification, str):
         raise ConfigError(f"simplification is {simplification!r:.80}; give names joined by commas, such as 'easy'.")
     names = [name.strip() for name in simplification.split(",") if name.strip()]
+    if "easy" in names and len(names) > 1:
+        raise ConfigError(f"simplification is {simplification!r:.80}; 'easy' stands for several and is given alone.")
     return ",".join(check_name(name, SIMPLIFICATIONS, "simplification") for name in names)
 
 

@@ -146,5 +146,16 @@ def test_goals_may_use_every_connective() -> None:
             assert world.goal.holds(world.start) is holds, form
 
 
+def test_a_goal_of_two_things_of_which_there_is_one_is_played_and_never_won() -> None:
+    goal = PROBLEM[PROBLEM.index("(:goal") :]
+    two = (
+        "(:goal (exists (?a ?b - object) (and (not (= ?a ?b)) (objectType ?a MugType) (objectType ?b MugType)"
+        " (inReceptacle ?a Desk_bar_1) (inReceptacle ?b Desk_bar_1)))))"
+    )
+    text = PROBLEM.replace(goal, two).replace("(objectType Mug_bar_2 MugType)", "")
+    world = build_world(parse_problem(text, "x"), "task")
+    assert world.goal.formula is False and not world.goal.holds(world.start)
+
+
 def test_every_changing_predicate_is_one_of_the_domain() -> None:
     assert set(PREDICATES) >= CHANGING

@@ -179,6 +179,8 @@ def test_the_prompt_and_the_simplification_agree(new_env: Any) -> None:
 def test_what_cannot_be_is_refused_with_the_nearest_name(new_env: Any) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'openDoors'"):
         new_env(simplification="opendoors")
+    with pytest.raises(ConfigError, match="'easy' stands for several and is given alone"):
+        new_env(simplification="easy,openDoors")
     with pytest.raises(InvalidTask, match="Did you mean 'boil'"):
         new_env(task_types=["boill"])
     with pytest.raises(ConfigError, match="call_timeout"):

@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import pytest
 
 import icto_gym
@@ -128,3 +130,16 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ConfigError, match="simplification is 3; give names"):
         icto_gym.tasks("icto/ScienceWorld-v0", simplification=3)
     assert len(icto_gym.tasks("icto/ScienceWorld-v0", "test", list_eagerly=False)) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"task_types": [1]}, "task_types holds 1; give names or numbers as texts"),
+        ({"task_types": []}, "task_types is empty"),
+        ({"call_timeout": "x"}, "call_timeout='x' must be a number above 0"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_told(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        gym.make("icto/ScienceWorld-v0", **arguments)
