@@ -72,13 +72,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a byte order mark, as Windows writes it, is passed over.
 
     Raises:
         DataError: naming the file and the place if it is not JSON or not UTF-8.
     """
     try:
-        with open(path, encoding="utf-8") as handle:
+        with open(path, encoding="utf-8-sig") as handle:
             return json.load(handle)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}).") from error
@@ -98,7 +98,7 @@ def iter_json_array(path: str | os.PathLike[str], what: str = "records") -> Iter
         DataError: naming the file and the number of the record that cannot be read.
     """
     decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8") as handle:
+    with open(path, encoding="utf-8-sig") as handle:
         try:
             buffer = handle.read(_CHUNK)
             start = _blank(buffer, 0)

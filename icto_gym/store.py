@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
+import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from icto_gym.errors import DataError
@@ -19,7 +21,8 @@ class TrajectoryStore:
 
     A line is written whole and synced before `append` returns. If the process dies within a write,
     the torn last line is skipped when reading and moved to ``<file>.torn`` at the next append; both
-    are reported in the log. Several processes may append to one file.
+    are reported in the log. A last line that only lacks its newline, as editors leave it, is whole.
+    Several processes may append to one file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -36,8 +39,8 @@ class TrajectoryStore:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._set_torn_line_aside(descriptor)
-            self._write_whole(descriptor, data)
+            whole = self._set_torn_line_aside(descriptor)
+            self._write_whole(descriptor, data if whole else b"\n" + data)
         finally:
             os.close(descriptor)
 
@@ -50,10 +53,7 @@ class TrajectoryStore:
         if not self.path.exists() or self.path.is_char_device():  # a device such as /dev/full would never end
             return
         with open(self.path, "rb") as handle:
-            for number, line in enumerate(handle, start=1):
-                if not line.endswith(b"\n"):
-                    logger.warning("%s line %d is torn (%d bytes) and was skipped", self.path, number, len(line))
-                    return
+            for number, line in whole_lines(handle, self.path):
                 try:
                     yield Trajectory.from_json(line.decode("utf-8"))
                 except (DataError, UnicodeDecodeError) as error:
@@ -70,10 +70,11 @@ class TrajectoryStore:
         """Yield the trajectories for which ``keep`` is true."""
         return (trajectory for trajectory in self if keep(trajectory))
 
-    def _set_torn_line_aside(self, descriptor: int) -> None:
+    def _set_torn_line_aside(self, descriptor: int) -> bool:
+        """Whether the file now ends with a line's end; if not, its last line lacks nothing else."""
         size = os.fstat(descriptor).st_size
         if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-            return
+            return True
         start, block = size, 1 << 16
         while start > 0:  # search backwards for the end of the last whole line
             low = max(0, start - block)
@@ -82,11 +83,15 @@ class TrajectoryStore:
                 start = low + newline + 1
                 break
             start = low
+        last = os.pread(descriptor, size - start, start)
+        if not is_torn(last):
+            return False
         torn = self.path.with_name(self.path.name + ".torn")
         with open(torn, "ab") as handle:
-            handle.write(os.pread(descriptor, size - start, start) + b"\n")
+            handle.write(last + b"\n")
         os.ftruncate(descriptor, start)
         logger.warning("%s ended in a torn line of %d bytes; moved to %s", self.path, size - start, torn)
+        return True
 
     def _write_whole(self, descriptor: int, data: bytes) -> None:
         size = os.fstat(descriptor).st_size
@@ -104,3 +109,23 @@ class TrajectoryStore:
                 error.errno, f"Could not append to {self.path}: {os.strerror(error.errno or 0)}. "
                 "What was stored before is whole; free space or choose another run folder, then run again."
             ) from error  # fmt: skip
+
+
+def whole_lines(handle: Iterable[bytes], path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """Number (from 1) and text of each line of a file of JSON lines, but for a torn last one, which is reported.
+
+    A byte order mark before the first line is passed over.
+    """
+    for number, line in enumerate(handle, start=1):
+        if not line.endswith(b"\n") and is_torn(line):
+            logger.warning("%s line %d is torn (%d bytes) and was skipped", path, number, len(line))
+            return
+        yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a last line without its newline was cut; no beginning of a JSON object is one itself."""
+    try:
+        return not isinstance(json.loads(line.decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):
+        return True

@@ -163,11 +163,12 @@ def read_task_list(
 
 def _read_entries(path: str | Path) -> list[Any]:
     entries = read_json(path)
-    if isinstance(entries, dict) and len(entries) == 1:
-        entries = next(iter(entries.values()))
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a JSON array of task ids, found {type(entries).__name__}.")
-    return entries
+    if isinstance(entries, list):
+        return entries
+    inside = list(entries.values()) if isinstance(entries, dict) else []
+    if len(inside) == 1 and isinstance(inside[0], list):
+        return inside[0]
+    raise DataError(f"{path}: expected a JSON array of task ids, found {type(entries).__name__}.")
 
 
 def _entry_id(entry: Any, pair_prefix: str | None, pair_name: Callable[[str], str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -128,7 +129,7 @@ def _checked(cls: type, record: Any, where: str) -> dict[str, Any]:
     known = {field.name: str(field.type) for field in fields(cls)}
     for name in record:
         if name not in known:
-            raise DataError(f"field {where}{name!s} is unknown")
+            raise DataError(f"field {where}{name!s:.80} is unknown{'' if where else other_kind(record, cls.__name__)}")
     for name, kind in known.items():
         if name not in record:
             if name in _OPTIONAL:
@@ -137,4 +138,26 @@ def _checked(cls: type, record: Any, where: str) -> dict[str, Any]:
         value, accepted = record[name], _TYPES[kind]
         if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
             raise DataError(f"field {where}{name} is {value!r:.80}, expected {kind}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(f"field {where}{name} is {value!r}, expected a finite number")
     return dict(record)
+
+
+_KINDS = {
+    "Trajectory": ("a trajectory", {"steps", "final_observation"}),
+    "Verdict": ("a verdict", {"accepted", "judge"}),
+    "StepRewards": ("step rewards", {"rewards", "source"}),
+    "PreferencePair": ("a pair", {"chosen", "rejected", "prompt"}),
+}
+"""What JSON lines of this project hold, by what no other kind has."""
+
+
+def other_kind(record: Mapping[str, Any], expected: str) -> str:
+    """What a record that is not ``expected`` (a class) looks like, as the end of a message; "" if that is unknown."""
+    wanted = _KINDS.get(expected, ("",))[0]
+    for name, (kind, telling) in _KINDS.items():
+        if name != expected and telling <= set(record):
+            return f": this is {kind}" + (f", and {wanted} is expected" if wanted else "")
+    if "conversations" in record or "messages" in record:
+        return ": a conversation of another project becomes a trajectory with `icto import`"
+    return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -14,10 +13,8 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 from icto_gym.dialogue import Message
 from icto_gym.errors import DataError
 from icto_gym.files import atomic_open
-from icto_gym.store import TrajectoryStore
-from icto_gym.trajectory import Trajectory
-
-logger = logging.getLogger(__name__)
+from icto_gym.store import TrajectoryStore, whole_lines
+from icto_gym.trajectory import Trajectory, other_kind
 
 Granularity = Literal["trajectory", "step"]
 GRANULARITIES: tuple[Granularity, ...] = ("trajectory", "step")
@@ -220,7 +217,7 @@ R = TypeVar("R", bound=Record)
 def read_records(path: str | os.PathLike[str], cls: type[R]) -> list[R]:
     """Read all records of one kind from a file of JSON lines.
 
-    A last line without its newline is torn (the writer died within it); it is skipped and reported.
+    A torn last line (the writer died within it) is skipped and reported.
 
     Raises:
         DataError: naming file, line and field of a line that is whole but wrong.
@@ -228,15 +225,31 @@ def read_records(path: str | os.PathLike[str], cls: type[R]) -> list[R]:
     """
     found: list[R] = []
     with open(path, "rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.endswith(b"\n"):
-                logger.warning("%s line %d is torn (%d bytes) and was skipped", path, number, len(line))
-                break
+        for number, line in whole_lines(handle, path):
             try:
                 found.append(_decode(line, cls))
             except DataError as error:
                 raise DataError(f"{path} line {number}: {error}.") from error
     return found
+
+
+def read_episodes(path: str | os.PathLike[str]) -> list[Trajectory]:
+    """Read a file of trajectories whose ids and scores others go by.
+
+    Raises:
+        DataError: as `TrajectoryStore`; also where an id stands twice, or a score is outside of 0 to 1.
+    """
+    episodes, seen = list(TrajectoryStore(path)), set[str]()
+    for item in episodes:
+        if item.trajectory_id in seen:
+            raise DataError(f"{path} holds {item.trajectory_id!r} more than once. Remove the copies.")
+        if not -1e-9 <= item.score <= 1 + 1e-9:
+            raise DataError(
+                f"{path}: the score of {item.trajectory_id!r} is {item.score:g}, outside of 0 to 1. Divide by the "
+                "highest score there is."
+            )
+        seen.add(item.trajectory_id)
+    return episodes
 
 
 def append_record(path: str | os.PathLike[str], item: Record) -> None:
@@ -272,7 +285,7 @@ def _known_fields(cls: type, record: dict[str, Any], optional: Sequence[str] = (
     known = [field.name for field in fields(cls)]
     for name in record:
         if name not in known:
-            raise DataError(f"field {name!s:.80} is unknown")
+            raise DataError(f"field {name!s:.80} is unknown{other_kind(record, cls.__name__)}")
     for name in known:
         if name not in record and name not in optional:
             raise DataError(f"field {name} is missing")

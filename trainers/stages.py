@@ -51,6 +51,7 @@ from trainers.records import (
     StepRewards,
     Verdict,
     append_record,
+    read_episodes,
     read_records,
     write_records,
 )
@@ -148,7 +149,7 @@ def judge(run: Run, out: Path, trajectories: Path, config: JudgeConfig) -> Path:
     answered = out.with_name(f"{out.stem}.answered.jsonl")
 
     def work() -> dict[str, Any]:
-        verdicts = _verdicts(make_judge(config), list(TrajectoryStore(trajectories)), answered)
+        verdicts = _verdicts(make_judge(config), read_episodes(trajectories), answered)
         write_records(out, verdicts)
         return verdict_facts(verdicts)
 
@@ -213,7 +214,7 @@ def pair(
 
     def work() -> dict[str, Any]:
         result = (build or make_pairing(config))(
-            TrajectoryStore(trajectories),
+            read_episodes(trajectories),
             None if verdicts is None else read_records(verdicts, Verdict),
             None if step_rewards is None else read_records(step_rewards, StepRewards),
             config,
@@ -338,7 +339,7 @@ def train_reward(
 
 def read_all(files: Sequence[Path]) -> list[Trajectory]:
     """The trajectories of several files, in order."""
-    return [trajectory for path in files for trajectory in TrajectoryStore(path)]
+    return [trajectory for path in files for trajectory in read_episodes(path)]
 
 
 def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs: Mapping[str, Any]) -> Path:

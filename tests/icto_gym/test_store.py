@@ -165,3 +165,32 @@ def test_two_processes_may_append_to_one_file(tmp_path):
 def test_the_return_is_the_sum_of_rewards():
     steps = tuple(replace(make().steps[0], reward=reward) for reward in (0.25, 0.0, 0.5))
     assert make(steps=steps).episode_return == 0.75 and make(steps=steps).actions == ("go",) * 3
+
+
+def test_a_last_line_that_lacks_only_its_newline_is_whole(tmp_path, caplog):
+    store = TrajectoryStore(tmp_path / "t.jsonl")
+    store.path.write_bytes(b"\xef\xbb\xbf" + make(0).to_json().encode() + b"\r\n" + make(1).to_json().encode())
+    assert list(store) == [make(0), make(1)]
+    store.append(make(2))
+    assert list(store) == [make(0), make(1), make(2)]
+    assert "torn" not in caplog.text and not store.path.with_name("t.jsonl.torn").exists()
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"chosen": [], "rejected": [], "prompt": []}, "this is a pair, and a trajectory is expected"),
+        ({"accepted": True, "judge": "rules"}, "this is a verdict"),
+        ({"messages": []}, "`icto import`"),
+        ({"colour": 1}, "field colour is unknown\\."),
+    ],
+)
+def test_a_file_of_another_kind_is_recognised(tmp_path, record, words):
+    (tmp_path / "t.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(DataError, match=words):
+        list(TrajectoryStore(tmp_path / "t.jsonl"))
+
+
+def test_a_number_too_large_is_no_reward(tmp_path):
+    with pytest.raises(DataError, match="field score is inf, expected a finite number"):
+        Trajectory.from_json(make().to_json().replace('"score": 0.5', '"score": 1e999'))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from episodes import play
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from trainers.records import (
     StepRewards,
     Verdict,
     append_record,
+    read_episodes,
     read_records,
     write_records,
 )
@@ -121,3 +123,18 @@ def test_a_pair_that_cannot_be_trained_on_is_refused(changes, words):
 def test_a_written_pair_holds_chat_messages():
     record = json.loads(pair().to_json())
     assert record["rejected"] == [{"role": "assistant", "content": "Action: c"}]
+
+
+def test_episodes_whose_ids_or_scores_cannot_be_gone_by_are_refused(tmp_path):
+    one, high = play(["a"], [0.5]), play(["a"], [7.0], attempt=1)
+    path = write_records(tmp_path / "t.jsonl", [one])
+    assert read_episodes(path) == [one]
+    with pytest.raises(DataError, match=r"holds 't/1@p#0' more than once\. Remove the copies"):
+        read_episodes(write_records(path, [one, one]))
+    with pytest.raises(DataError, match="the score of 't/1@p#1' is 7, outside of 0 to 1"):
+        read_episodes(write_records(path, [one, high]))
+
+
+def test_a_file_of_trajectories_is_no_file_of_verdicts(tmp_path):
+    with pytest.raises(DataError, match="this is a trajectory, and a verdict is expected"):
+        read_records(write_records(tmp_path / "t.jsonl", [play(["a"])]), Verdict)
