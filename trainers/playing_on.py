@@ -116,17 +116,18 @@ def understood(environment: RolloutConfig, planned: list[tuple[Place, Job]]) -> 
 
 def continue_episodes(
     run: Run, out: Path, trajectories: Path, player: Player, config: MonteCarloConfig, environment: RolloutConfig,
-    seed: int,
+    seed: int, known: Sequence[Path] = (),
 ) -> Path:  # fmt: skip
-    """Play on from the steps of episodes, several times each, into ``out`` (trajectories)."""
+    """Play on from the steps of episodes, several times each, into ``out``, but for beginnings in ``known`` files."""
 
     def work() -> dict[str, Any]:
-        jobs = continuation_jobs(TrajectoryStore(trajectories), config, seed)
+        jobs = continuation_jobs(TrajectoryStore(trajectories), config, seed, read_all(known))
         return play_facts(played(player, environment, jobs, out))
 
     inputs = {
         "trajectories": trajectories, **player.inputs, "config": config, "environment": environment, "seed": seed,
     }  # fmt: skip
+    inputs |= {"known": known} if known else {}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 

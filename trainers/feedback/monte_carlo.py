@@ -38,13 +38,16 @@ class MonteCarloConfig:
         check_name(self.steps, ("all", "decision"), "monte_carlo steps")
 
 
-def continuation_jobs(trajectories: Iterable[Trajectory], config: MonteCarloConfig, seed: int) -> list[Job]:
+def continuation_jobs(
+    trajectories: Iterable[Trajectory], config: MonteCarloConfig, seed: int, known: Iterable[Trajectory] = ()
+) -> list[Job]:
     """The episodes to play: N from behind each step but the last, whose reward is the outcome itself.
 
-    Equal beginnings, such as the expert's steps that several episodes share, are continued once.
+    Equal beginnings, such as the expert's steps that several episodes share, are continued once, and those of
+    ``known`` continuations not again.
     """
     steps = ((item, step) for item in trajectories for step in _continued(item, config))
-    return jobs_behind(steps, config, seed)
+    return jobs_behind(steps, config, seed, known)
 
 
 def jobs_behind(

@@ -53,7 +53,7 @@ def find_loop(trajectory: Trajectory, repeats: int = 3) -> Loop | None:
     The occurrences need not follow one another: going back and forth is a loop as well. In an episode
     that succeeded, repeating a command that was understood is not one, since it may have been waiting.
     """
-    if repeats < 2:
+    if repeats < 2 or not trajectory.steps:
         return None
     after = [step.observation for step in trajectory.steps[1:]] + [trajectory.final_observation]
     seen = Counter((step.action, text) for step, text in zip(trajectory.steps, after, strict=True))

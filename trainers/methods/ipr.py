@@ -147,6 +147,6 @@ def _continuations(
         config.rollout.seed,
     )  # fmt: skip
     found = continue_episodes(
-        run, here / "continuations.jsonl", episodes, player, config.monte_carlo, config.rollout, seed,
+        run, here / "continuations.jsonl", episodes, player, config.monte_carlo, config.rollout, seed, [known],
     )  # fmt: skip
     return [known, found]

@@ -125,7 +125,9 @@ def describe_balance(pairs: Sequence[PreferencePair], expert_ids: Iterable[str] 
     )
 
 
-def limit_one_sided(pairs: Sequence[PreferencePair], max_share: float, seed: int = 0) -> list[PreferencePair]:
+def limit_one_sided(
+    pairs: Sequence[PreferencePair], max_share: float, seed: int = 0, of: int | None = None
+) -> list[PreferencePair]:
     """Leave pairs out, by chance, until no direction of a decision leads its opposite by more than a share.
 
     Args:
@@ -133,12 +135,13 @@ def limit_one_sided(pairs: Sequence[PreferencePair], max_share: float, seed: int
         max_share: of the pairs given; the lead of "A over B" against "B over A" may not exceed it.
             Decisions within one kind ("open … over open …") have no direction and stay.
         seed: drives the choice.
+        of: the number that the share is of; None: of the pairs given.
     """
     if max_share >= 1.0 or not pairs:
         return list(pairs)
     kinds = decision_kinds(pairs)
     numbers = Counter(kinds)
-    allowed = max_share * len(pairs)
+    allowed = max_share * (len(pairs) if of is None else of)
     dropped: set[int] = set()
     for kind in sorted(numbers):
         excess = int(numbers[kind] - numbers[kind.opposite] - allowed + 0.999999)
@@ -148,7 +151,9 @@ def limit_one_sided(pairs: Sequence[PreferencePair], max_share: float, seed: int
     return [pair for position, pair in enumerate(pairs) if position not in dropped]
 
 
-def limit_lead(pairs: Sequence[PreferencePair], max_share: float, seed: int = 0) -> list[PreferencePair]:
+def limit_lead(
+    pairs: Sequence[PreferencePair], max_share: float, seed: int = 0, of: int | None = None
+) -> list[PreferencePair]:
     """Leave pairs out, by chance, until no command is chosen, or rejected, much more often than the other way.
 
     A command that stands on one side in most pairs that have it is learned as such, and then given (or shunned)
@@ -159,10 +164,11 @@ def limit_lead(pairs: Sequence[PreferencePair], max_share: float, seed: int = 0)
         max_share: of the pairs given; how far a command's number as chosen may be from its number as rejected. Rare
             commands, which are told by their verb alone, have no lead.
         seed: drives the choice.
+        of: the number that the share is of; None: of the pairs given.
     """
     if max_share >= 1.0:
         return list(pairs)
-    kinds, allowed = decision_kinds(pairs), int(max_share * len(pairs) + 1e-9)
+    kinds, allowed = decision_kinds(pairs), int(max_share * (len(pairs) if of is None else of) + 1e-9)
     commands = sorted({head for kind in kinds for head in kind if not head.endswith("…")})
     kept, before = set(range(len(pairs))), -1
     while len(kept) != before:  # what is left out for one command may give another a lead

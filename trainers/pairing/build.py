@@ -123,14 +123,20 @@ class _Builder:
         return result
 
     def _limited(self, pairs: list[PreferencePair]) -> list[PreferencePair]:
-        config = self.config
-        kept = limit_expert_share(pairs, self.expert_ids, config.max_expert_share, config.seed)
-        balanced = limit_one_sided(kept, config.max_one_sided_share, config.seed)
-        self.counts["too often the expert"] = len(pairs) - len(kept)
-        self.counts["one-sided"] = len(kept) - len(balanced)
-        level = limit_lead(balanced, config.max_command_lead, config.seed)
-        self.counts["led by one command"] = len(balanced) - len(level)
-        return level
+        """The pairs within all limits; what is left out for one may break another, so all are asked again."""
+        config, left, before = self.config, pairs, None
+        given, balanced = None, None
+        while left != before:
+            before = left
+            kept = limit_expert_share(left, self.expert_ids, config.max_expert_share, config.seed)
+            given = len(kept) if given is None else given
+            one_way = limit_one_sided(kept, config.max_one_sided_share, config.seed, of=given)
+            balanced = len(one_way) if balanced is None else balanced
+            left = limit_lead(one_way, config.max_command_lead, config.seed, of=balanced)
+            self.counts["too often the expert"] += len(before) - len(kept)
+            self.counts["one-sided"] += len(kept) - len(one_way)
+            self.counts["led by one command"] += len(one_way) - len(left)
+        return left
 
     def _pairs_of_task(self, task_id: str, own: list[Trajectory]) -> list[PreferencePair]:
         """The pairs of one task; its outcome is counted under exactly one name."""

@@ -109,3 +109,10 @@ def test_replayed_steps_lead_to_the_same_state_and_an_ended_replay_asks_nobody(t
     assert {turn.episode for turn in asked} == {"scripted/train/00@watching#0", "scripted/train/00@watching#1"}
     for item in found.values():
         assert item.steps[0] == expert.steps[0]
+
+
+def test_what_was_continued_before_is_not_continued_again():
+    config = MonteCarloConfig(samples=2)
+    known = [episode(["a", "x"], 1.0, prefix=1, attempt=n) for n in range(2)]
+    jobs = continuation_jobs([episode(["a", "b", "c"], 0.0)], config, 0, known)
+    assert {len(job.prefix) for job in jobs} == {2} and len(jobs) == 2

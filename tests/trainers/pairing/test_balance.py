@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from episodes import play
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,8 +93,6 @@ def test_no_command_keeps_a_lead(sides, share):
 
 
 def test_what_a_lead_left_out_is_counted():
-    from episodes import play
-
     episodes = []
     for n in range(6):
         episodes += [play(["go", "back"], [0, 1.0], task=f"t/{n}"), play(["go", f"open {n}"], task=f"t/{n}", attempt=1)]
@@ -139,3 +138,16 @@ def test_any_text_has_a_kind(texts):
     pairs = [pair(left, right, n) for n, (left, right) in enumerate(texts) if left != right]
     assert len(decision_kinds(pairs)) == len(pairs)
     assert describe_balance(pairs).pairs == len(limit_one_sided(pairs, 1.0))
+
+
+def test_what_one_limit_leaves_out_does_not_break_another():
+    episodes = [play(["go", "buy"], [0, 1.0], task=f"t/{n}", thought=f"so {n}") for n in range(10)]
+    episodes += [play(["go", "back"], task=f"t/{n}", thought=f"so {n}", attempt=1) for n in range(10)]
+    experts = []
+    for n in range(10):
+        episodes.append(play(["go", f"{'hjklm'[n // 2]}{n}"], task=f"x/{n}"))
+        experts.append(play(["go", f"{'abcde'[n // 2]}{n}"], [0, 1.0], task=f"x/{n}", who="expert"))
+    config = PairingConfig(max_expert_share=0.5, max_one_sided_share=0.1)
+    result = build_pairs(episodes, config=config, expert=experts)
+    assert 0 < result.counts["expert chosen"] <= len(result.pairs) / 2
+    assert result.counts["too often the expert"] + result.counts["one-sided"] == 20 - len(result.pairs)
