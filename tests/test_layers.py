@@ -10,7 +10,7 @@ FLOORS = {  # module prefix -> floor; the longest prefix counts
     "icto_gym": 1, "icto_gym.errors": 0, "icto_gym.files": 0, "icto_gym.spaces": 0, "icto_gym.tasks": 0,
     "icto_gym.trajectory": 0, "icto_gym.dialogue": 0, "icto_gym.core": 0,
     "trainers.records": 2, "trainers.config": 2, "trainers.tokenization": 2, "trainers.models": 2, "trainers.losses": 2,
-    "trainers.distributed": 2, "trainers.digests": 2,
+    "trainers.distributed": 2, "trainers.digests": 2, "trainers.dotted": 2,
     "trainers.policies": 3, "trainers.pairing": 3, "trainers.batches": 3, "trainers.packing": 3, "trainers.runs": 3,
     "trainers.stage_clock": 2,
     "trainers.rollout": 4, "trainers.workers": 4, "trainers.rooms": 4, "trainers.episodes": 4, "trainers.sampling": 3,

@@ -303,3 +303,32 @@ def test_the_config_of_a_run_is_a_config_for_the_same_method_alone(tmp_path, cap
     assert main(["run", "eto", "--config", str(saved), "--run", str(tmp_path / "other")]) == 2
     assert "is the config of another method than eto" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_stage_takes_a_methods_config_that_says_nothing_of_it_and_a_flat_one_that_names_its_kind(tmp_path, capsys):
+    played = tmp_path / "t.jsonl"
+    assert main(["rollout", "expert", *PLAY, "--max-tasks", "2", "--attempts", "1", "--out", str(played)]) == 0
+    (tmp_path / "flat.yaml").write_text("judge: rules\nrules: {min_parse_rate: 0.5}\n")
+    (tmp_path / "odd.yaml").write_text("rollout: {attempts: 2}\ncolour: red\n")
+    for number, config in enumerate(("smollm2-cpu", str(tmp_path / "flat.yaml"))):
+        out = tmp_path / f"v{number}.jsonl"
+        assert main(["judge", str(played), "--config", config, "--out", str(out)]) == 0
+    assert main(["judge", str(played), "--config", str(tmp_path / "odd.yaml"), "--out", str(tmp_path / "w.jsonl")]) == 2
+    assert "Unknown key" in capsys.readouterr().err
+
+
+def test_flags_that_would_have_no_effect_are_refused(tmp_path, capsys):
+    for words, told in (
+        (["tasks", "--split", "test"], "--split test is a split of an environment; name it before"),
+        (["score", "t.jsonl", "--model", "/nope", "--out", "s.jsonl"], "--model is asked by --source learned only"),
+        (
+            ["export", __file__, "--format", "trl-sft", "--verdicts", "v.jsonl", "--out", str(tmp_path / "o.jsonl")],
+            "--verdicts is for trl-unpaired; trl-sft has no place for it",
+        ),
+        (
+            ["import", __file__, "--format", "trl-sft", "--step-rewards", "s", "--out", str(tmp_path / "o.jsonl")],
+            "--step-rewards is for trl-stepwise",
+        ),
+    ):
+        assert main(words) == 2
+        assert told in capsys.readouterr().err

@@ -85,3 +85,8 @@ def _read_until(terminal, end):
     while not seen.endswith(end):
         seen += os.read(terminal, 1024)
     return seen
+
+
+def test_a_task_and_its_place_are_not_both_given(capsys, monkeypatch):
+    assert play(monkeypatch, "quit\n", "--task-id", "scripted/train/03") == 2
+    assert "either 'task_id' or 'index'" in capsys.readouterr().err

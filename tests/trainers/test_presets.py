@@ -110,3 +110,16 @@ def test_icto_variants_are_presets_and_each_says_something():
         assert from_mapping(config_class, preset_values(name, fit_to("icto", config_class)), name)
     with pytest.raises(ConfigError, match="says nothing that this method takes"):
         preset_values("icto-without-contrast", fit_to("bc", find_method("bc").config_class))
+
+
+def test_a_misspelt_preset_is_told_and_blanks_around_plus_do_not_matter():
+    joined = read_config("smollm2-cpu + icto-anchored")
+    assert joined == read_config("smollm2-cpu+icto-anchored")
+    for name, words in (
+        ("smolm2-cpu", "Did you mean 'smollm2-cpu'"),
+        ("smollm2-cpu+icto-anchord", "Did you mean 'icto-anchored'"),
+        ("smollm2-cpu+", "Unknown preset ''"),
+        ("no/such/file.yaml", "Cannot read the config"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read_config(name)

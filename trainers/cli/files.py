@@ -125,6 +125,8 @@ class ScoreCommand:
 def score(arguments: list[str]) -> None:
     """``icto score``."""
     command = parse(ScoreCommand, arguments, prog="icto score", examples=SCORE_EXAMPLES, section="step_rewards")
+    if command.model is not None and command.settings.source != "learned":
+        raise ConfigError(f"--model is asked by --source learned only, and --source is {command.settings.source}.")
     with in_folder(command.out) as run:
         stages.score_steps(run, command.out, [existing(command.trajectories)], command.settings, command.model)
         show(stages.facts_of(run, command.out))

@@ -17,7 +17,7 @@ import gymnasium as gym
 import tyro
 
 import icto_gym
-from icto_gym.errors import DependencyNotInstalled, IctoError
+from icto_gym.errors import ConfigError, DependencyNotInstalled, IctoError
 from icto_gym.files import cache_dir
 from icto_gym.tasks import Manifest
 from trainers.cli.parsing import parse
@@ -52,6 +52,9 @@ class TasksCommand:
 def tasks(arguments: list[str]) -> None:
     """``icto tasks``."""
     command = parse(TasksCommand, arguments, prog="icto tasks", examples=TASKS_EXAMPLES)
+    if command.split and not command.env_id:
+        raise ConfigError(f"--split {command.split} is a split of an environment; name it before, as in: icto tasks "
+                          f"icto/WebShop-v0 --split {command.split}")  # fmt: skip
     if command.env_id and command.split:
         manifest = _manifest(command.env_id, command.split, command.env_kwargs)
         for task in manifest:

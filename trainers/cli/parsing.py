@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from trainers.cli.flags import parse_flags, take_option
 from trainers.config import Fit, from_mapping
 from trainers.distributed import EngineConfig
 from trainers.presets import read_config
+
+logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
 S = TypeVar("S")
@@ -85,13 +88,28 @@ def _engine(command: type[Any], values: dict[str, Any], source: str) -> dict[str
 
 
 def read_section(settings_class: type[S], values: Mapping[str, Any], source: str, section: str) -> S:
-    """Settings from a mapping that holds them at its top, or in ``section`` of a method's config."""
-    if section and section in values:
+    """Settings from a mapping that holds them at its top, or in ``section`` of a method's config.
+
+    A whole method's config that says nothing about the section leaves the defaults.
+    """
+    own = {field.name for field in fields(cast(Any, settings_class))}
+    if section in values and not (section in own and isinstance(values[section], str)):
         inner = values[section] or {}
         if not isinstance(inner, Mapping):
             raise ConfigError(f"{source}: {section} is {inner!r}; expected a section.")
         return from_mapping(settings_class, inner, source, section)
+    if section and values and not own.intersection(values) and _of_a_method(values):
+        logger.info("%s says nothing about %s: the defaults stand", source, section)
+        return settings_class()
     return from_mapping(settings_class, values, source)
+
+
+def _of_a_method(values: Mapping[str, Any]) -> bool:
+    """Whether every key is one that the config of some method has."""
+    from trainers.methods import METHODS, find_method  # heavy, and seldom asked
+
+    known = {field.name for name in METHODS for field in fields(find_method(name).config_class)}
+    return set(values) <= known | {"method"}
 
 
 def _plain(command: type[Any]) -> type[Any]:

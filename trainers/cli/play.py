@@ -50,8 +50,8 @@ class PlayCommand:
     """Environment id."""
     task_id: str | None = None
     """The task; left out: drawn from the split."""
-    split: str = "train"
-    """Where the task is drawn or counted."""
+    split: str | None = None
+    """Where the task is drawn or counted; left out: train."""
     index: int | None = None
     """The task's place in the split, from 0."""
     seed: int | None = None
@@ -69,11 +69,10 @@ def play(arguments: list[str]) -> None:
     command = parse(PlayCommand, arguments, prog="icto play", examples=EXAMPLES)
     inner = make_env(RolloutConfig(env_id=command.env_id, env_kwargs=command.env_kwargs), expert=True)
     env = RecordTrajectory(ReAct(inner), command.record, policy=command.policy)
-    options: dict[str, Any] = {"split": command.split}
-    if command.task_id is not None:
-        options = {"task_id": command.task_id}
-    elif command.index is not None:
-        options["index"] = command.index
+    options: dict[str, Any] = {"task_id": command.task_id, "split": command.split, "index": command.index}
+    options = {name: value for name, value in options.items() if value is not None}
+    if command.task_id is None:
+        options.setdefault("split", "train")
     try:
         observation, info = env.reset(seed=command.seed, options=options)
         print(

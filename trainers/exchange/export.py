@@ -11,7 +11,7 @@ from typing import Any
 from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Step, Trajectory
-from trainers.exchange.options import FORMATS, PAIRS, ImportOptions
+from trainers.exchange.options import FORMATS, PAIRS, ImportOptions, check_labels
 from trainers.exchange.pairs import read_pair
 from trainers.exchange.reading import Reading
 from trainers.exchange.rows import check_writable, write_rows
@@ -58,6 +58,7 @@ def export_file(
     """
     options = options or ExportOptions()
     check_name(format_name, FORMATS, "format")
+    check_labels(format_name, verdicts=verdicts, step_rewards=step_rewards)
     if not source.is_file():
         raise ConfigError(f"There is no file {source}.")
     if out.resolve() in {path.resolve() for path in (source, verdicts, step_rewards) if path}:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from icto_gym.errors import ConfigError, DataError, check_name
 from icto_gym.files import atomic_open
-from trainers.exchange.options import FORMATS, PAIRS, BadField, ImportOptions
+from trainers.exchange.options import FORMATS, PAIRS, BadField, ImportOptions, check_labels
 from trainers.exchange.pairs import read_pair
 from trainers.exchange.reading import Reading
 from trainers.exchange.rows import read_rows, refuse_folder
@@ -50,6 +50,7 @@ def import_file(
     """
     options = options or ImportOptions()
     check_name(format_name, [name for name in FORMATS if name != "minari"], "format")
+    check_labels(format_name, verdicts=verdicts, step_rewards=step_rewards)
     _check(options, format_name, source, [out, *filter(None, (step_rewards, verdicts))])
     reading = Reading(format_name, options)
     make: Callable[[Mapping[str, Any], Reading], Any] = read_pair if format_name in PAIRS else read_trajectory

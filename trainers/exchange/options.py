@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from icto_gym.errors import DataError
+from icto_gym.errors import ConfigError, DataError
 
 FORMATS: dict[str, str] = {
     "trl-sft": "TRL language modelling, conversational: {messages}",
@@ -19,6 +20,22 @@ FORMATS: dict[str, str] = {
 }
 PAIRS = ("trl-preference", "sharegpt-preference")
 """The formats whose records are preference pairs; the others hold trajectories."""
+
+
+LABELLED = {"verdicts": "trl-unpaired", "step_rewards": "trl-stepwise"}
+"""The one format that has a place for each kind of label."""
+
+
+def check_labels(format_name: str, **files: Path | None) -> None:
+    """Refuse a file of labels that the format has no place for.
+
+    Raises:
+        ConfigError: naming its flag and the format that has.
+    """
+    for name, path in files.items():
+        if path is not None and format_name != LABELLED[name]:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} is for {LABELLED[name]}; {format_name} has no place for it. Leave it out.")
 
 
 class BadField(DataError):

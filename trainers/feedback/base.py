@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
+from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Trajectory
 from trainers.records import StepRewards, Verdict
 
@@ -38,13 +39,38 @@ class StepRewarder(Protocol):
 
 
 def judge_all(judge: Judge, trajectories: Iterable[Trajectory]) -> list[Verdict]:
-    """Judge a set, in order; by the judge's own ``judge_all`` where it has one."""
-    whole = getattr(judge, "judge_all", None)
-    if whole is not None:
-        return list(whole(trajectories))
-    return [judge.judge(trajectory) for trajectory in trajectories]
+    """Judge a set, in order; by the judge's own ``judge_all`` where it has one.
+
+    Raises:
+        ConfigError: an answer is no verdict on its trajectory.
+    """
+    asked, whole = list(trajectories), getattr(judge, "judge_all", None)
+    verdicts = list(whole(asked)) if whole is not None else [judge.judge(trajectory) for trajectory in asked]
+    if len(verdicts) != len(asked):
+        raise ConfigError(f"The judge {judge.name!r} gave {len(verdicts)} verdicts on {len(asked)} trajectories.")
+    for verdict, trajectory in zip(verdicts, asked, strict=True):
+        _check_kind(verdict, Verdict, f"judge {judge.name!r}")
+        if verdict.trajectory_id != trajectory.trajectory_id:
+            raise ConfigError(
+                f"The judge {judge.name!r} was asked of {trajectory.trajectory_id!r} and spoke of "
+                f"{verdict.trajectory_id!r:.80}."
+            )
+    return verdicts
 
 
 def score_all(rewarder: StepRewarder, trajectories: Sequence[Trajectory]) -> list[StepRewards]:
-    """Score the steps of a set, in order; every answer is checked against its trajectory."""
-    return [rewarder.score_steps(trajectory).check(trajectory) for trajectory in trajectories]
+    """Score the steps of a set, in order; every answer is checked against its trajectory.
+
+    Raises:
+        ConfigError: an answer is no `StepRewards`.
+        DataError: it is of another trajectory, or has another number of steps.
+    """
+    answers = [rewarder.score_steps(trajectory) for trajectory in trajectories]
+    for answer in answers:
+        _check_kind(answer, StepRewards, f"step rewarder {rewarder.name!r}")
+    return [answer.check(trajectory) for answer, trajectory in zip(answers, trajectories, strict=True)]
+
+
+def _check_kind(answer: object, wanted: type, who: str) -> None:
+    if not isinstance(answer, wanted):
+        raise ConfigError(f"The {who} gave a {type(answer).__name__}; it must give {wanted.__name__} records.")

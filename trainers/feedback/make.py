@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError, check_name, did_you_mean
 from icto_gym.trajectory import Trajectory
+from trainers.dotted import load_dotted
 from trainers.feedback.base import Judge, StepRewarder
 from trainers.feedback.learned import LearnedStepRewards
 from trainers.feedback.llm_judge import EndpointJudge, EndpointJudgeConfig
@@ -131,13 +131,11 @@ def _endpoint_judge(model: str, config: JudgeConfig, options: dict[str, Any]) ->
 
 
 def _by_path(path: str, method: str, form: str) -> Any:
-    module, _, name = path.partition(":")
+    found = load_dotted(path, "The plug-in", f"something with {form}")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path!r} could not be loaded ({error}). Give 'package.module:Name' of something "
-                          "importable from here.") from error  # fmt: skip
-    made = found() if isinstance(found, type) or not hasattr(found, method) else found
+        made = found() if isinstance(found, type) or not hasattr(found, method) else found
+    except TypeError as error:
+        raise ConfigError(f"{path!r} could not be made ({error}). It is called without arguments.") from error
     if not callable(getattr(made, method, None)) or not isinstance(getattr(made, "name", None), str):
         raise ConfigError(f"{path!r} gave a {type(made).__name__}; it needs name: str and {form}.")
     return made

@@ -71,7 +71,8 @@ def clipped_surrogate_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor,
         ρ_t = π(y_t | x, y_<t) / π_old(y_t | x, y_<t)
         L_t = − min(ρ_t·A_t, clip(ρ_t, 1 − ε, 1 + ε)·A_t)
 
-    A token whose ratio has left the interval in the direction of its advantage has no gradient.
+    A token whose ratio has left the interval in the direction of its advantage has no gradient. Ratios end at e^80, so
+    that none is infinite in float32.
 
     Args:
         logps: (K,), log π, of all tokens of a batch.
@@ -82,7 +83,7 @@ def clipped_surrogate_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor,
     Returns:
         Losses (K,).
     """
-    ratios = (logps - old_logps).exp()
+    ratios = (logps - old_logps).clamp(max=80.0).exp()
     return -torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
 
 

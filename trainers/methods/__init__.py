@@ -7,13 +7,13 @@ annotated with a dataclass: that annotation is its schema for YAML and flags.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from icto_gym.errors import ConfigError, check_name
+from trainers.dotted import load_dotted
 from trainers.runs import Run
 
 # name: where it is; strings, so that listing imports nothing
@@ -45,11 +45,7 @@ def find_method(name: str) -> Method:
         ConfigError: no such method, or not a method; with the nearest name.
     """
     path = name if ":" in name else METHODS[check_name(name, METHODS, "method")]
-    module, _, attribute = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"Method {name!r} could not be loaded: {error}.") from error
+    function = load_dotted(path, "Method", "a method")
     return Method(name, function, _config_class(name, function))
 
 

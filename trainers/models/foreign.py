@@ -28,10 +28,14 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder of weights that could do more than hold them.
 
     Raises:
-        ConfigError: if it asks for code of its own, is an adapter without a record of its model, or holds pickles only.
+        ConfigError: if it asks for code of its own, is an adapter without a record of its model, holds pickles only, or
+            is the folder of a run, whose checkpoints lie deeper.
         DataError: if its list of weight files points outside the folder or to pickles.
     """
     config = _object(folder / "config.json")
+    inside = sorted(str(path.parent) for path in folder.glob("**/checkpoint/checkpoint.json"))
+    if not config and inside:
+        raise ConfigError(f"{folder} is not a model but holds some. Did you mean {' or '.join(inside[-3:])}?")
     _check_code(folder / "config.json", config)
     if (folder / ADAPTER_CONFIG).exists():
         raise ConfigError(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from icto_gym.errors import DataError
 from icto_gym.files import atomic_open
+from trainers.models.foreign import readable
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def read_logps(path: Path, size: int, turns: int) -> Tensor:
     """What `cached_logps` has written, (size, turns), in nats.
 
     Raises:
-        DataError: there is no such file, or it holds other numbers.
+        DataError: there is no such file, it cannot be read, or it holds other numbers.
     """
     if not path.exists():
         raise DataError(f"{path}: not found. Processes that train together need a folder that all of them see.")
@@ -72,7 +73,7 @@ def _read(path: Path, size: int, turns: int) -> tuple[Tensor, int]:
         return torch.zeros(size, turns), 0
     from safetensors import safe_open
 
-    with safe_open(str(path), "pt") as file:
+    with readable(path, "Remove it, and it is computed again."), safe_open(str(path), "pt") as file:
         table, facts = file.get_tensor("logps"), json.loads(file.metadata()["facts"])
     if table.shape != (size, turns):
         raise DataError(f"{path}: holds {tuple(table.shape)} numbers, expected {(size, turns)}. Remove it.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from icto_gym.errors import ConfigError
+from trainers.dotted import load_dotted
 from trainers.pairing.balance import describe_balance
 from trainers.pairing.build import PairingResult, build_pairs
 from trainers.pairing.config import PairingConfig
@@ -27,13 +27,7 @@ def make_pairing(config: PairingConfig) -> Pairing:
     path = config.granularity
     if ":" not in path:
         return build_pairs
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"{path!r} could not be loaded ({error}). Give 'package.module:name' of a function importable from here."
-        ) from error
+    found = load_dotted(path, "pairing.granularity", "a function")
     if not callable(found):
         raise ConfigError(
             f"{path!r} is of type {type(found).__name__}; give a function that is called like build_pairs."
@@ -42,16 +36,23 @@ def make_pairing(config: PairingConfig) -> Pairing:
     def pairing(*episodes: Any, expert: Iterable[Any] = (), **others: Any) -> PairingResult:
         demonstrations = list(expert)
         made = found(*episodes, expert=demonstrations, **others)
-        return made if isinstance(made, PairingResult) else _counted(made, path, demonstrations)
+        if isinstance(made, PairingResult):
+            _checked(made.pairs, path)
+            return made
+        return _counted(_checked(made, path), demonstrations)
 
     return pairing
 
 
-def _counted(made: Any, path: str, demonstrations: list[Any]) -> PairingResult:
+def _checked(made: Any, path: str) -> tuple[PreferencePair, ...]:
     pairs = tuple(made) if isinstance(made, Iterable) else (made,)
     for pair in pairs:
         if not isinstance(pair, PreferencePair):
             raise ConfigError(f"{path!r} gave a {type(pair).__name__}; it must give PreferencePair records.")
+    return pairs
+
+
+def _counted(pairs: tuple[PreferencePair, ...], demonstrations: list[Any]) -> PairingResult:
     balance = describe_balance(pairs, [item.trajectory_id for item in demonstrations])
     own = len(pairs) - balance.expert_chosen
     return PairingResult(

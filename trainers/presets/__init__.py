@@ -55,11 +55,16 @@ def fit_to(method: str, config_class: type[Any]) -> Fit:
 
 
 def read_config(name: str, fit: Fit | None = None) -> Mapping[str, Any]:
-    """Read a YAML file or preset, or several joined by ``+``, the later over the earlier."""
+    """Read a YAML file or preset, or several joined by ``+``, the later over the earlier.
+
+    Raises:
+        ConfigError: a part is neither, with the nearest preset; a file cannot be read.
+    """
     if Path(name).is_file():
         return with_preset(read_yaml(Path(name)), fit)
     values: dict[str, Any] = {}
-    for part in name.split("+"):
-        found = preset_values(part, fit) if part in preset_names() else with_preset(read_yaml(Path(part)), fit)
+    for part in map(str.strip, name.split("+")):
+        file = Path(part).is_file() or any(mark in part for mark in "./\\")  # what looks like a path is read as one
+        found = with_preset(read_yaml(Path(part)), fit) if file else preset_values(part, fit)
         values = merged(values, found)
     return values

@@ -172,6 +172,5 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    written = {True: "on", False: "off", None: "–"}.get(value, value) if not isinstance(value, (list, dict)) else value
-    shown = str(written)
+    shown = "–" if value is None else {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
     return shown if len(shown) <= 40 else shown[:39] + "…"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from icto_gym.errors import DataError
+from icto_gym.errors import ConfigError, DataError
 from trainers import distributed
 from trainers.batches import PairBatch, TokenBatch, collate, split_to_fit, to_device
 from trainers.losses import PreferenceLoss, dpo_loss, log_ratio_loss, step_dpo_loss, sum_logps
@@ -141,7 +141,7 @@ def _objective(chosen: Tensor, rejected: Tensor, batch: PairBatch, config: DPOCo
     if config.objective == "log_ratio":
         return log_ratio_loss(chosen.sum(-1), rejected.sum(-1))
     if ":" in config.objective:
-        return make_objective(config.objective)(*sides, batch.weights, beta=config.beta)
+        return _checked(make_objective(config.objective)(*sides, batch.weights, beta=config.beta), chosen, config)
     if config.objective == "step":
         return step_dpo_loss(*sides, batch.weights, **options)
     whole = dpo_loss(*(side.sum(-1) for side in sides), **options)
@@ -149,6 +149,20 @@ def _objective(chosen: Tensor, rejected: Tensor, batch: PairBatch, config: DPOCo
         return whole
     steps = step_dpo_loss(*sides, batch.weights, **options)
     return whole._replace(losses=(1 - config.step_share) * whole.losses + config.step_share * steps.losses)
+
+
+def _checked(result: Any, chosen: Tensor, config: DPOConfig) -> PreferenceLoss:
+    """What a user's loss returned; a number in place of one per pair would be averaged in silence."""
+    wanted = f"a trainers.losses.PreferenceLoss whose fields have the shape ({len(chosen)},), one entry per pair"
+    if not isinstance(result, PreferenceLoss):
+        raise ConfigError(f"dpo.objective {config.objective!r} gave a {type(result).__name__}; it must give {wanted}.")
+    for name, value in result._asdict().items():
+        if not isinstance(value, Tensor) or value.shape != chosen.shape[:1]:
+            found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ConfigError(f"dpo.objective {config.objective!r}: {name} is {found}; it must give {wanted}.")
+    if chosen.requires_grad and not result.losses.requires_grad:
+        raise ConfigError(f"dpo.objective {config.objective!r}: its losses have no gradient; do not detach them.")
+    return result
 
 
 def _measures(

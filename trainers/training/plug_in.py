@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from icto_gym.errors import ConfigError
+from trainers.dotted import load_dotted
 
 
 def make_objective(path: str) -> Callable[..., Any]:
@@ -19,14 +19,7 @@ def make_objective(path: str) -> Callable[..., Any]:
     Raises:
         ConfigError: nothing that can be called is there.
     """
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"dpo.objective {path!r} could not be loaded ({error}). Give 'package.module:name' of a function "
-            "importable from here."
-        ) from error
+    found = load_dotted(path, "dpo.objective", "a function")
     if not callable(found):
         raise ConfigError(f"dpo.objective {path!r} is of type {type(found).__name__}; give a function.")
     return found

@@ -131,11 +131,11 @@ def test_labels_of_judges_and_steps_go_out_and_come_back(tmp_path):
 def test_an_export_does_not_take_the_place_of_any_file_that_it_reads(tmp_path):
     source = tmp_path / "trajectories.jsonl"
     write_records(source, [play(["buy"], [1.0])])
-    for name in ("verdicts", "step_rewards"):
+    for name, format_name in (("verdicts", "trl-unpaired"), ("step_rewards", "trl-stepwise")):
         beside = tmp_path / f"{name}.jsonl"
         beside.write_text("{}\n")
         with pytest.raises(ConfigError, match="is the input too"):
-            export_file(source, "trl-unpaired", beside, **{name: beside})
+            export_file(source, format_name, beside, **{name: beside})
         assert beside.read_text() == "{}\n"
 
 

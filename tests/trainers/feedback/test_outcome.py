@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step, Trajectory
+from trainers.evaluation.failures import failure_cause
+from trainers.evaluation.metrics import summarize
 from trainers.feedback.base import judge_all
 from trainers.feedback.outcome import RuleConfig, RuleJudge, find_loop
 
@@ -132,3 +134,29 @@ def test_an_end_at_the_last_allowed_step_is_no_cut():
     """TimeLimit says truncated then as well as terminated."""
     both = replace(play(["a"], score=0.5, truncated=True), terminated=True)
     assert reason(both).startswith("well-formed")
+
+
+def test_an_episode_that_broke_before_its_first_step_has_no_loop_and_counts_as_zero():
+    broken = play([], score=0.0, error="BackendError: gone")
+    assert find_loop(broken) is None
+    assert failure_cause(broken).startswith("broke")
+    assert summarize([broken, play(["a"])])
+
+
+def test_a_judge_that_answers_with_something_else_is_told_what_is_wanted():
+    class Mine(RuleJudge):
+        name = "mine"
+
+        def judge_all(self, trajectories):
+            return self.answers
+
+    asked, judge = [play(["a"])], Mine()
+    other = replace(RuleJudge().judge(asked[0]), trajectory_id="t/2@p#0")
+    for answers, words in (
+        ([{}], "gave a dict; it must give Verdict records"),
+        ([], "gave 0 verdicts on 1 trajectories"),
+        ([other], "was asked of 't/1@p#0' and spoke of 't/2@p#0'"),
+    ):
+        judge.answers = answers
+        with pytest.raises(ConfigError, match=words):
+            judge_all(judge, asked)

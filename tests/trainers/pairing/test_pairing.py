@@ -331,13 +331,15 @@ def test_whatever_was_played_pairs_share_their_task_and_the_better_side_is_chose
 
 def test_a_pairing_of_ones_own_plugs_in_by_its_dotted_path(tmp_path, monkeypatch):
     (tmp_path / "own_pairing.py").write_text(
-        "from trainers.pairing import PairingConfig, build_pairs\n"
+        "from trainers.pairing import PairingConfig, PairingResult, build_pairs\n"
         "def steps(trajectories, verdicts=None, step_rewards=None, config=None, *, expert=()):\n"
         "    return build_pairs(trajectories, verdicts, step_rewards, PairingConfig('step'), expert=expert)\n"
         "def bare(*episodes, **others):\n"
         "    return list(steps(*episodes, **others).pairs)\n"
         "def wrong(*episodes, **others):\n"
         "    return ['pair']\n"
+        "def wrapped(*episodes, **others):\n"
+        "    return PairingResult((1,))\n"
         "nothing = 5\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -348,12 +350,14 @@ def test_a_pairing_of_ones_own_plugs_in_by_its_dotted_path(tmp_path, monkeypatch
         assert result.counts["pairs"] == result.counts["expert chosen"] == result.balance.expert_chosen == 1
         assert result.counts["own chosen"] == 0
     assert make_pairing(PairingConfig()) is build_pairs
-    with pytest.raises(ConfigError, match="own_pairing:wrong' gave a str"):
-        make_pairing(PairingConfig(granularity="own_pairing:wrong"))([LOST])
+    for name, kind in (("wrong", "str"), ("wrapped", "int")):
+        with pytest.raises(ConfigError, match=f"own_pairing:{name}' gave a {kind}"):
+            make_pairing(PairingConfig(granularity=f"own_pairing:{name}"))([LOST])
     for path, words in (
         ("own_pairing:nothing", "of type int"),
         ("own_pairing:x", "could not be loaded"),
         (":", "loaded"),
+        (".x:y", "loaded"),
     ):
         with pytest.raises(ConfigError, match=words):
             make_pairing(PairingConfig(granularity=path))

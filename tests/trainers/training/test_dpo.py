@@ -331,3 +331,26 @@ def test_a_loss_of_ones_own_takes_the_place_of_the_objective(pairs, tiny, tmp_pa
     assert log[1]["train/loss"] == pytest.approx(1.0, abs=1e-2) and log[-1]["train/loss"] < 0.9
     with pytest.raises(ConfigError, match="could not be loaded"):
         train(pairs, tiny, tmp_path / "wrong", objective="my_losses:nothing")
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ("chosen.sum()", "gave a Tensor; it must give a trainers.losses.PreferenceLoss"),
+        ("PreferenceLoss(chosen.sum(), *rewards)", r"losses is of shape \(\); it must give"),
+        ("PreferenceLoss(chosen.sum(-1).detach(), *rewards)", "its losses have no gradient; do not detach them"),
+    ],
+)
+def test_a_loss_of_ones_own_that_would_be_averaged_in_silence_is_refused(
+    pairs, tiny, tmp_path, monkeypatch, returned, words
+):
+    name = f"odd_losses_{abs(hash(returned))}"
+    (tmp_path / f"{name}.py").write_text(
+        "from trainers.losses import PreferenceLoss\n"
+        "def odd(chosen, rejected, *others, beta):\n"
+        "    rewards = chosen.sum(-1).detach(), rejected.sum(-1).detach()\n"
+        f"    return {returned}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        train(pairs, tiny, tmp_path / "out", objective=f"{name}:odd")
