@@ -351,7 +351,12 @@ class Run:
 
     @staticmethod
     def _read_record(path: Path) -> dict[str, Any] | None:
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        record = read_json(path)
+        if not isinstance(record, dict) or not isinstance(record.get("inputs"), dict):
+            raise DataError(f"{path} is no record of a stage. Remove it, and the stage is done again.")
+        return record
 
     def _clear(self, name: str, paths: Sequence[Path]) -> None:
         for path in paths:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -310,9 +311,14 @@ def test_a_stage_takes_a_methods_config_that_says_nothing_of_it_and_a_flat_one_t
     assert main(["rollout", "expert", *PLAY, "--max-tasks", "2", "--attempts", "1", "--out", str(played)]) == 0
     (tmp_path / "flat.yaml").write_text("judge: rules\nrules: {min_parse_rate: 0.5}\n")
     (tmp_path / "odd.yaml").write_text("rollout: {attempts: 2}\ncolour: red\n")
-    for number, config in enumerate(("smollm2-cpu", str(tmp_path / "flat.yaml"))):
-        out = tmp_path / f"v{number}.jsonl"
-        assert main(["judge", str(played), "--config", config, "--out", str(out)]) == 0
+    (tmp_path / "whole.yaml").write_text("seed: 3\nmodel: {name: tiny-random}\n")
+    for verb, config in (
+        ("judge", "smollm2-cpu"),
+        ("judge", tmp_path / "flat.yaml"),
+        ("pair", tmp_path / "whole.yaml"),
+    ):
+        out = tmp_path / f"{verb}-{Path(config).stem}.jsonl"
+        assert main([verb, str(played), "--config", str(config), "--out", str(out)]) == 0
     assert main(["judge", str(played), "--config", str(tmp_path / "odd.yaml"), "--out", str(tmp_path / "w.jsonl")]) == 2
     assert "Unknown key" in capsys.readouterr().err
 

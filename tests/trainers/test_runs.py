@@ -240,3 +240,12 @@ def test_a_file_that_no_stage_made_is_not_lost(tmp_path):
         out.unlink()
         copying(run, source, out, [])
         copying(run, source, out, [])
+
+
+@pytest.mark.parametrize("text", ["[]", "{}"])
+def test_a_record_that_is_none_is_named_with_the_mend(tmp_path, text):
+    with Run(tmp_path) as run:
+        run.stage("a", dict, inputs={}, outputs=[])
+        (tmp_path / "stages" / "a.json").write_text(text)
+        with pytest.raises(DataError, match=r"a\.json is no record of a stage\. Remove it"):
+            run.stage("a", dict, inputs={}, outputs=[])

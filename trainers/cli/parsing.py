@@ -98,7 +98,7 @@ def read_section(settings_class: type[S], values: Mapping[str, Any], source: str
         if not isinstance(inner, Mapping):
             raise ConfigError(f"{source}: {section} is {inner!r}; expected a section.")
         return from_mapping(settings_class, inner, source, section)
-    if section and values and not own.intersection(values) and _of_a_method(values):
+    if section and not own.issuperset(values) and _of_a_method(values):
         logger.info("%s says nothing about %s: the defaults stand", source, section)
         return settings_class()
     return from_mapping(settings_class, values, source)

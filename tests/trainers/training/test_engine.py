@@ -191,6 +191,13 @@ def test_a_torn_state_is_named_with_the_mend(tmp_path, name):
         load_state(tmp_path)
 
 
+def test_a_position_of_another_kind_is_named_with_the_mend(tmp_path):
+    save_state(tmp_path, 3, {"weight/x": torch.zeros(3)}, {"losses": []})
+    (tmp_path / "state-000003" / "position.json").write_text("[]")
+    with pytest.raises(DataError, match="does not say how far the training was"):
+        load_state(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "epochs", "weight_decay", "max_grad_norm"])
 def test_settings_without_end_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is inf; it must be a finite number"):
