@@ -50,7 +50,10 @@ def sign_end(text: str, start: int) -> int:
     key = _KEY.match(text, start)
     if key:
         return marks_end(text, key.end())
-    end = first = start + len(text[start:]) - len(text[start:].lstrip(_JOINER))
+    first = start
+    while text[first : first + 1] == _JOINER:
+        first += 1
+    end = first
     while (end == first or text[end - 1] == _JOINER) and _PICTOGRAPH.match(text, end):
         end += bool(_TAKES_A_TONE.match(text, end)) and text[end + 1 : end + 2] in _TONES
         end = marks_end(text, end + 1, but=_EMOJI_STYLE if text[end] in _TONES else "")
