@@ -34,7 +34,8 @@ def test_the_table_is_the_packages_own() -> None:
 
     assert [(kind.number, kind.name) for kind in table.TASK_TYPES] == list(ID2TASK.items())
     pool = Pool()
-    simulator = pool.lease(find_java(), 60).simulator
+    lease = pool.lease(find_java(), 60)  # held: a simulator that nobody holds is ended after a while
+    simulator = lease.simulator
     for kind in table.TASK_TYPES:
         assert simulator.wire.call(simulator._game, "getTaskMaxVariations", kind.name) == len(
             [*kind.variations("train"), *kind.variations("dev"), *kind.variations("test")]
