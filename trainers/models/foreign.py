@@ -33,8 +33,8 @@ def check_folder(folder: Path) -> None:
         DataError: if its list of weight files points outside the folder or to pickles.
     """
     config = _object(folder / "config.json")
-    inside = sorted(str(path.parent) for path in folder.glob("**/checkpoint/checkpoint.json"))
-    if not config and inside:
+    inside = [] if config else sorted(str(path.parent) for path in folder.glob("**/checkpoint/checkpoint.json"))
+    if inside:
         raise ConfigError(f"{folder} is not a model but holds some. Did you mean {' or '.join(inside[-3:])}?")
     _check_code(folder / "config.json", config)
     if (folder / ADAPTER_CONFIG).exists():

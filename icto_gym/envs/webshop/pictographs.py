@@ -1,6 +1,6 @@
 """Signs that Lucene's English analyser makes words of: ©, ®, ™, stars, arrows, emoji.
 
-Real titles are full of them, so they count as words in the length of a document. Which ones, is read off Lucene 8.4
+Real titles are full of them, so they count as words in the length of a document. Which ones, is read off Lucene 8.11
 (as Anserini 0.14.3 brings it), which was asked of every code point up to U+1FFFF.
 """
 
