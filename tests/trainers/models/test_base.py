@@ -93,3 +93,11 @@ def test_torn_weights_are_named(saved):
                 load_model(folder)
         torn.write_bytes(whole)
     assert read_json(folder / "checkpoint.json")["model"]["name"] == str(base)
+
+
+def test_the_folder_of_a_run_names_the_checkpoint_in_it(tmp_path):
+    inside = tmp_path / "run" / "sft" / "checkpoint"
+    inside.mkdir(parents=True)
+    (inside / "checkpoint.json").write_text("{}")
+    with pytest.raises(ConfigError, match=rf"run is not a model but holds some\. Did you mean {inside}\?"):
+        load_model(ModelConfig(str(tmp_path / "run")))
