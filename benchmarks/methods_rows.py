@@ -43,6 +43,13 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
+    # two cores, about four hours a seed: less to learn from, and as many test tasks as a difference of 0.05 takes
+    "brief": Budget(
+        96, 192, 96, 8, 4, 1, 1, 120, 120, 270, 60,
+        ("icto", "rft", "icto_retry_imitation", "cloning_again", "more_cloning", "eto", "nat", "rlcd", "ipr",
+         "best_of_n"),
+        ("rft_more", "icto_step", "icto_retry", "icto_imitation", "icto_retry_imitation_2"),
+    ),
     "small": Budget(
         160, 320, 240, 16, 4, 1, 1, 120, 120, 200, 60,
         ("icto", "rft", "icto_retry_imitation", "rft_more", "cloning_again", "more_cloning", "eto", "nat", "icto_step",

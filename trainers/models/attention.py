@@ -43,7 +43,7 @@ def span_attention(
     Returns:
         (1, H, T, D).
     """
-    return _SpanAttention.apply(query, key, value, segments, scale)
+    return _SpanAttention.apply(query, key, value, joined_segments(segments), scale)
 
 
 class _SpanAttention(torch.autograd.Function):
@@ -51,45 +51,76 @@ class _SpanAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, segments: Sequence[Any], scale: float | None
     ) -> Tensor:
-        kept = query, key, value
-        key, value = (_spread(one, query) for one in (key, value))
         # laid out as the next layer reads it, which then keeps this very memory and no copy
         output = query.new_empty(query.transpose(1, 2).shape).transpose(1, 2)
         row_sums = query.new_empty(
             query.shape[:3], dtype=torch.float64 if query.dtype == torch.float64 else torch.float32
         )
+        shared = key.shape[1]
         for own, above in segments:
             asked = _cut(query, own)
-            found, sums = _FORWARD(asked, _cut(key, own), _cut(value, own), 0.0, True, scale=scale)
+            keys, values = (_spread(_cut(one, own), query) for one in (key, value))
+            found, sums = _FORWARD(asked, keys, values, 0.0, True, scale=scale)
+            grouped = _grouped(asked, shared) if above else asked
             for span in above:
-                more, more_sums = _FORWARD(asked, _cut(key, span), _cut(value, span), 0.0, False, scale=scale)
+                more, more_sums = _FORWARD(grouped, _cut(key, span), _cut(value, span), 0.0, False, scale=scale)
+                more, more_sums = more.reshape(asked.shape), more_sums.reshape(sums.shape)
                 joined = torch.logaddexp(sums, more_sums)
-                found = found * _weight(sums, joined, found) + more * _weight(more_sums, joined, more)
+                found = (found * _weight(sums, joined, found)).addcmul_(more, _weight(more_sums, joined, more))
                 sums = joined
             _cut(output, own).copy_(found)
             row_sums[:, :, own[0] : own[1]] = sums
-        ctx.save_for_backward(*kept, output, row_sums)
+        ctx.save_for_backward(query, key, value, output, row_sums)
         ctx.segments, ctx.scale = segments, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, *kept, output, row_sums = ctx.saved_tensors
-        key, value = (_spread(one, query) for one in kept)
-        d_query, d_key, d_value = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        query, key, value, output, row_sums = ctx.saved_tensors
+        d_query, d_key, d_value = (torch.zeros_like(one) for one in (query, key, value))
+        shared = key.shape[1]
         for own, above in ctx.segments:
-            gradient, asked, found = (_cut(one, own).contiguous() for one in (gradients[0], query, output))
+            rows = [_cut(one, own).contiguous() for one in (gradients[0], query, output)]
             sums = row_sums[:, :, own[0] : own[1]].contiguous()
-            for span in (own, *above):
-                causal = span == own
-                parts = _BACKWARD(
-                    gradient, asked, _cut(key, span), _cut(value, span), found, sums, 0.0, causal, scale=ctx.scale
-                )
-                _cut(d_query, own).add_(parts[0])
+            told = [_spread(_cut(one, own), query) for one in (key, value)]
+            parts = _BACKWARD(*rows[:2], *told, rows[2], sums, 0.0, True, scale=ctx.scale)
+            _cut(d_query, own).add_(parts[0])
+            _cut(d_key, own).add_(_gathered(parts[1], shared))
+            _cut(d_value, own).add_(_gathered(parts[2], shared))
+            like = rows[1].shape
+            rows, sums = [_grouped(one, shared) for one in rows], sums.reshape(1, shared, -1)
+            for span in above:
+                told = [_cut(one, span) for one in (key, value)]
+                parts = _BACKWARD(*rows[:2], *told, rows[2], sums, 0.0, False, scale=ctx.scale)
+                _cut(d_query, own).add_(parts[0].reshape(like))
                 _cut(d_key, span).add_(parts[1])
                 _cut(d_value, span).add_(parts[2])
-        d_key, d_value = (_gathered(one, kept[0]) for one in (d_key, d_value))
         return d_query, d_key, d_value, None, None
+
+
+def joined_segments(segments: Sequence[tuple[Span, Sequence[Span]]]) -> list[tuple[Span, tuple[Span, ...]]]:
+    """The same attention in fewer segments: one that goes on right behind the last one above it is a part of it.
+
+    Its tokens see the other's, all of which come earlier, and their own earlier ones: causal over both together.
+    """
+    found: list[tuple[Span, tuple[Span, ...]]] = []
+    below: tuple[Span, ...] = ()  # the stretches above a segment that would go on with the last one found
+    for own, above in segments:
+        if found and tuple(above) == below and found[-1][0][1] == own[0]:
+            last, others = found[-1]
+            found[-1] = ((last[0], own[1]), others)
+        else:
+            found.append((own, tuple(above)))
+        below = (*above, own)
+    return found
+
+
+def _grouped(rows: Tensor, shared: int) -> Tensor:
+    """Rows of the heads that share keys and values under one another, (1, H_kv, H / H_kv · T, D).
+
+    Where no query is ahead of a key it does not matter which one it is, and few long products are faster than many.
+    """
+    return rows.reshape(1, shared, -1, rows.shape[-1])
 
 
 def _spread(rows: Tensor, query: Tensor) -> Tensor:
@@ -98,9 +129,9 @@ def _spread(rows: Tensor, query: Tensor) -> Tensor:
     return rows if groups == 1 else rows.repeat_interleave(groups, 1)
 
 
-def _gathered(gradient: Tensor, rows: Tensor) -> Tensor:
+def _gathered(gradient: Tensor, shared: int) -> Tensor:
     """The gradient of `_spread`."""
-    return gradient.unflatten(1, (rows.shape[1], -1)).sum(2)
+    return gradient if gradient.shape[1] == shared else gradient.unflatten(1, (shared, -1)).sum(2)
 
 
 def explicit_attention(

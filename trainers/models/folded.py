@@ -21,8 +21,9 @@ FEWEST_TOKENS = 64
 def fold_adapters(model: torch.nn.Module) -> int:
     """Have the model's LoRA layers compute with folded weights where that is exact; returns how many can.
 
-    A layer decides at every call: with its adapter off or merged, without gradients, with dropout, or under autocast it
-    computes as peft does. Only float32 weights are folded, for in 16 bits W' would lose small changes.
+    A layer decides at every call: with its adapter off or merged, in inference mode (as policies play), with dropout,
+    or under autocast it computes as peft does. Only float32 weights are folded, for in 16 bits W' would lose small
+    changes.
     """
     layers = plain_adapters(model)
     for layer in layers:
@@ -89,7 +90,7 @@ def adapter_of(layer: Any) -> str | None:
 
 def _worthwhile(x: Tensor) -> bool:
     return (
-        torch.is_grad_enabled()
+        not torch.is_inference_mode_enabled()
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled(x.device.type)
         and x.numel() // x.shape[-1] >= FEWEST_TOKENS

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from trainers.models.elementwise import GatedProduct
+from trainers.models.fused import computes_as_ever, gated, is_gated
+
 Make = Callable[[], Tensor]
 
 
@@ -85,14 +88,14 @@ def _remake(layer: torch.nn.Module) -> bool:
     if "forward" in vars(layer):
         return getattr(vars(layer)["forward"], "__func__", None) is _layer_forward
     norms = [module for module in layer.modules() if type(module).__name__.endswith("Norm")]
-    gated = [module for module in layer.modules() if _is_gated(module)]
+    mlps = [module for module in layer.modules() if computes_as_ever(module) and is_gated(module)]
     for norm in norms:
         norm.register_forward_hook(_remember_norm)
-    for mlp in gated:
+    for mlp in mlps:
         mlp.forward = MethodType(_gated_forward, mlp)  # type: ignore[method-assign]
-    if norms or gated:
+    if norms or mlps:
         layer.forward = MethodType(_layer_forward, layer)  # type: ignore[method-assign]
-    return bool(norms or gated)
+    return bool(norms or mlps)
 
 
 def _layer_forward(layer: Any, *arguments: Any, **options: Any) -> Any:
@@ -115,63 +118,12 @@ def _remember_norm(norm: torch.nn.Module, inputs: tuple[Any, ...], output: Any) 
         remade.remember(output, lambda: norm(x))
 
 
-# ---- gated MLPs ---------------------------------------------------------------------------------
-_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
-
-
-def _is_gated(module: torch.nn.Module) -> bool:
-    """Whether a module is y = down(act(gate(x)) ⊙ up(x)) and nothing else, as a few rows through it show."""
-    if "forward" in vars(module) or not all(callable(getattr(module, part, None)) for part in _PARTS):
-        return False
-    weight = next(module.gate_proj.parameters())  # type: ignore[union-attr]
-    width = getattr(module.gate_proj, "in_features", 0)
-    if not isinstance(width, int) or not width or weight.device.type == "meta":
-        return False
-    x = torch.linspace(-1.0, 1.0, 2 * width, dtype=torch.float32).view(1, 2, width)
-    x = x.to(weight.device, weight.dtype if weight.is_floating_point() else torch.float32)
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return torch.equal(module(x), _gated(module, x))
-    finally:
-        module.train(training)
-
-
-def _gated(mlp: Any, x: Tensor) -> Tensor:
-    return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))  # type: ignore[no-any-return]
-
-
 def _gated_forward(mlp: Any, x: Tensor) -> Tensor:
     remade = _running.get()
     if remade is None:
-        return _gated(mlp, x)
+        return gated(mlp, x)
     gate, up, act = mlp.gate_proj(x), mlp.up_proj(x), mlp.act_fn
     product = GatedProduct.apply(gate, up, act)
     one, other = gate.detach(), up.detach()
     remade.remember(product, lambda: act(one) * other)
     return mlp.down_proj(product)  # type: ignore[no-any-return]
-
-
-class GatedProduct(torch.autograd.Function):
-    """act(g) ⊙ u and its gradients, of which g and u alone are kept.
-
-    g, u: of one shape; act: element-wise (Shazeer, 2020, arXiv 2002.05202).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        """See the class."""
-        ctx.save_for_backward(gate, up)
-        ctx.act = act
-        return act(gate) * up
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """With d = dL/dy: dg = act'(g) ⊙ (d ⊙ u) and du = d ⊙ act(g)."""
-        gate, up = ctx.saved_tensors
-        with torch.enable_grad():
-            gate = gate.detach().requires_grad_()
-            opened = ctx.act(gate)
-        (d_gate,) = torch.autograd.grad(opened, gate, gradients[0] * up)
-        return d_gate, gradients[0] * opened.detach(), None

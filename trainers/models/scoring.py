@@ -113,9 +113,10 @@ class _FrozenHead(torch.autograd.Function):
         for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             logits = torch.nn.functional.linear(rows, weight, bias)
             scores = logits if logits.dtype == torch.float64 else logits.float()
-            sums = scores.logsumexp(-1, keepdim=True)
-            logps.append((scores.gather(-1, wanted.unsqueeze(-1)) - sums).squeeze(-1))
-            shares = scores.sub_(sums).exp_().to(weight.dtype)
+            own, most = scores.gather(-1, wanted.unsqueeze(-1)), scores.amax(-1, keepdim=True)
+            sums = scores.sub_(most).exp_().sum(-1, keepdim=True)  # in place: a pass over the vocabulary costs
+            logps.append((own - (sums.log() + most)).squeeze(-1))
+            shares = scores.div_(sums).to(weight.dtype)
             slopes.append(weight[wanted] - shares @ weight)
         ctx.save_for_backward(torch.cat(slopes))
         return torch.cat(logps)

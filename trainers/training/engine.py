@@ -21,6 +21,7 @@ from icto_gym.errors import ConfigError
 from trainers import distributed
 from trainers.batches import collate, to_device
 from trainers.models.folded import fold_adapters
+from trainers.models.fused import fuse
 from trainers.models.loading import causal_lm, context_length
 from trainers.models.mixed import mix_precision, unmix_precision
 from trainers.models.remade import remake_activations
@@ -182,6 +183,8 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
         _mix_precision(model, config.mixed_precision)
     elif distributed.engine().engine == "local":  # ZeRO 3 gathers weights when peft's own layers are called
         fold_adapters(model)
+    if distributed.engine().engine == "local":
+        fuse(model)
     if config.remake_activations:
         _remake_activations(plain)
     return packed

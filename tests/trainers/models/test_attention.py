@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from trainers.models.attention import fused_kernel_fits, span_attention
+from trainers.models.attention import fused_kernel_fits, joined_segments, span_attention
 
 SEGMENTS = [((0, 7), ()), ((7, 12), ((0, 7),)), ((12, 20), ((0, 7), (7, 12))), ((20, 23), ((0, 7), (7, 12)))]
 
@@ -58,3 +58,11 @@ def test_its_gradient_agrees_with_finite_differences():
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randn(1, 1, 23, 4, generator=generator).double().requires_grad_() for _ in range(3)]
     assert torch.autograd.gradcheck(lambda *rows: span_attention(*rows, SEGMENTS), inputs, fast_mode=True)
+
+
+def test_a_segment_that_goes_on_behind_the_one_above_is_a_part_of_it():
+    assert joined_segments(SEGMENTS) == [((0, 20), ()), ((20, 23), ((0, 7), (7, 12)))]
+    assert joined_segments([((0, 4), ()), ((4, 6), ()), ((6, 9), ((4, 6),))]) == [((0, 4), ()), ((4, 9), ())]
+    apart = [((0, 4), ()), ((4, 6), ((0, 4),)), ((6, 9), ((0, 4),)), ((9, 11), ((0, 4), (6, 9)))]
+    assert joined_segments(apart) == [((0, 6), ()), ((6, 11), ((0, 4),))]
+    assert joined_segments([]) == []

@@ -76,7 +76,7 @@ def test_under_activation_checkpointing_too(calls):
     assert len(calls) == 6
 
 
-@pytest.mark.parametrize("why", ["no gradients", "few tokens", "switched off", "merged", "two adapters", "autocast"])
+@pytest.mark.parametrize("why", ["playing", "few tokens", "switched off", "merged", "two adapters", "autocast"])
 def test_a_layer_steps_aside_where_folding_is_not_exact_or_not_worthwhile(why, calls):
     model, x = adapted(), ROWS
     if why == "few tokens":
@@ -90,7 +90,7 @@ def test_a_layer_steps_aside_where_folding_is_not_exact_or_not_worthwhile(why, c
     fold_adapters(model)
 
     def outputs(some):
-        with torch.set_grad_enabled(why != "no gradients"):
+        with torch.inference_mode(why == "playing"):
             if why == "switched off":
                 with some.disable_adapter():
                     return some(x)
@@ -99,6 +99,15 @@ def test_a_layer_steps_aside_where_folding_is_not_exact_or_not_worthwhile(why, c
 
     torch.testing.assert_close(outputs(model), outputs(plain), rtol=0, atol=0)
     assert not calls
+
+
+def test_it_is_folded_without_gradients_too(calls):
+    model = adapted()
+    fold_adapters(model)
+    with torch.no_grad():  # as a reference is scored
+        found = model(ROWS)
+    assert len(calls) == 2
+    torch.testing.assert_close(found, model(ROWS), rtol=0, atol=0)  # so its first step starts at a margin of 0
 
 
 def test_dropout_keeps_a_layer_as_it_is_until_it_is_off(calls):

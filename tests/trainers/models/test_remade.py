@@ -11,7 +11,8 @@ from packages import installed
 torch = installed("torch", extra="train")
 transformers = installed("transformers", extra="train")
 
-from trainers.models.remade import GatedProduct, Recipe, Remade, remake_activations  # noqa: E402
+from trainers.models.elementwise import GatedProduct  # noqa: E402
+from trainers.models.remade import Recipe, Remade, remake_activations  # noqa: E402
 
 SIZES = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
