@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from trainers.policies.decoding import Request
 from trainers.policies.kv_cache import WORTH_COPYING, CacheShape, KVCache, Row, common_prefix, shared_beginning
 from trainers.policies.ragged import Piece, RaggedPass, ragged_attention
 
+logger = logging.getLogger(__name__)
 PACKED_TOKENS = 1024
 """Most new tokens in one pass: enough to keep the processor busy, and it bounds the memory of activations."""
 
@@ -34,6 +36,7 @@ class CachedEngine:
         self._nameless: list[str] = []
         self.encoded_tokens = 0
         """Tokens computed so far, prompts and responses."""
+        self._warned = False
 
     def rows_that_fit(self, tokens: int) -> int:
         """How many conversations of so many tokens may be computed together."""
@@ -43,6 +46,7 @@ class CachedEngine:
         longest = max(len(request.prompt) for request in requests) + room
         self._nameless, names = _row_names(requests)
         self._rows, self._prompts = self.cache.open(names, longest), [len(request.prompt) for request in requests]
+        self._warn_of_evictions()
         logits: dict[int, Tensor] = {}
         waiting = list(range(len(requests)))
         for number in waiting:
@@ -55,6 +59,16 @@ class CachedEngine:
             for number, row_logits in self._read(now, requests):
                 logits[number] = row_logits
         return torch.stack([logits[number] for number in range(len(requests))])
+
+    def _warn_of_evictions(self) -> None:
+        if self.cache.evictions and not self._warned:
+            self._warned = True
+            logger.warning(
+                "The conversations under way do not all fit %.1f GB of keys and values, so some are read anew every "
+                "turn, which takes several times as long; raise the policy's cache_bytes, or have fewer episodes under "
+                "way (rollout.batch_size).",
+                self.cache.max_bytes / 1e9,
+            )
 
     def advance(self, kept: Sequence[int], written: Sequence[Sequence[int]]) -> Tensor:
         self._rows, self._prompts = [self._rows[n] for n in kept], [self._prompts[n] for n in kept]

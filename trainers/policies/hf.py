@@ -20,6 +20,7 @@ from trainers.policies.base import Turn, Usage
 from trainers.policies.cached import CachedEngine, reproduces
 from trainers.policies.decoding import Engine, ReencodingEngine, Reply, Request, Words, generate
 from trainers.policies.drafts import Drafts
+from trainers.policies.room import room_for_conversations
 from trainers.tokenization import encode_prompt, end_of_turn_ids
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class HFPolicy:
         batch_size: int = 64,
         max_context: int | None = None,
         cache: bool = True,
-        cache_bytes: int = 3 << 30,
+        cache_bytes: int | None = None,
         draft_tokens: int = 8,
         marker: Marker | None = None,
     ) -> None:
@@ -75,7 +76,8 @@ class HFPolicy:
         batch_size: conversations computed together.
         max_context: longest conversation with its response, in tokens; default: what the model was made for.
         cache: keep keys and values over the turns of an episode; the responses are the same without.
-        cache_bytes: bound of that memory; where it is reached, some conversations are read anew.
+        cache_bytes: bound of that memory; where it is reached, some conversations are read anew, and a warning says
+            so. None: a third of what is free when the policy is made.
         draft_tokens: tokens of a response that are guessed ahead, at most, from what was written before (see
             `trainers.policies.drafts`); in float32 the responses are the same without. 0, or without ``cache``: none.
         marker: put into every task (see `trainers.markers`); a checkpoint that was trained with markers brings its own.
@@ -155,10 +157,11 @@ class HFPolicy:
         self._warned.discard(episode)
         self._engine.forget(episode)
 
-    def _caching_engine(self, cache_bytes: int) -> Engine | None:
+    def _caching_engine(self, cache_bytes: int | None) -> Engine | None:
+        room = room_for_conversations(self.model.device) if cache_bytes is None else cache_bytes
         with _for_generation(self.model):
             try:
-                engine = CachedEngine(self.model, max_bytes=cache_bytes)
+                engine = CachedEngine(self.model, max_bytes=room)
                 problem = reproduces(engine, self.model)
             except AttributeError as error:  # a configuration that does not say how it attends
                 problem = str(error)

@@ -83,7 +83,7 @@ class KVCache:
 
     def rows_that_fit(self, tokens: int) -> int:
         """How many rows of so many tokens the memory bound allows; at least one, or nothing could be done."""
-        return max(1, self.max_bytes // (_rounded(tokens) * self.shape.bytes_per_token))
+        return max(1, self._slots_of(_tight(tokens)))
 
     def open(self, episodes: Sequence[str], tokens: int) -> list[Row]:
         """The rows of these episodes, each with room for so many tokens.
@@ -136,8 +136,10 @@ class KVCache:
         for row in ended[:-ENDED_KEPT]:
             if row.episode not in wanted:
                 del self._rows[row.episode]
-        capacity = max(_rounded(tokens), self.capacity)
-        most = max(len(wanted), self.max_bytes // (capacity * self.shape.bytes_per_token))
+        capacity = self._capacity_for(
+            tokens, len(wanted | {row.episode for row in self._rows.values() if not row.ended})
+        )
+        most = max(len(wanted), self._slots_of(capacity))
         others = [row for row in self._rows.values() if row.episode not in wanted]
         others.sort(key=lambda row: (not row.ended, row.last_used if row.ended else -row.last_used))
         while len(wanted) + len(others) > most:
@@ -149,6 +151,15 @@ class KVCache:
             slots = min(most, max(needed + ENDED_KEPT, self.slots))
             roomy = self.max_bytes // (slots * self.shape.bytes_per_token)  # moving costs more than room does
             self._resize(slots, max(capacity, min(FIRST_CAPACITY, roomy)))
+
+    def _capacity_for(self, tokens: int, rows: int) -> int:
+        """Tokens per row: with room to grow, or where so many rows would not fit then, without."""
+        roomy = max(_rounded(tokens), self.capacity)
+        tight = _tight(max([tokens, *(len(row.ids) for row in self._rows.values())]))
+        return roomy if self._slots_of(roomy) >= min(rows, self._slots_of(tight)) else tight
+
+    def _slots_of(self, capacity: int) -> int:
+        return self.max_bytes // (capacity * self.shape.bytes_per_token)
 
     def _resize(self, slots: int, capacity: int) -> None:
         """Move every row to buffers of a new size, layer by layer, slots numbered anew from 0."""
@@ -194,6 +205,10 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
         else:
             high = middle - 1
     return low
+
+
+def _tight(tokens: int) -> int:
+    return max(256, -(-tokens // 64) * 64)
 
 
 def _rounded(tokens: int) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
-EVERY = 6  # layers between two looks; each costs about a hundredth of a step
+EVERY = 10  # layers between two looks; what each returns has to be cleared again: a hundredth of a step
 
 
 def return_freed_memory(layers: Iterable[Any], every: int = EVERY) -> bool:
