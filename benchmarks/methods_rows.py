@@ -43,7 +43,7 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(4, 6, 2, 1, 2, 1, 1, 2, 2, 2, 2, ("icto", "rft")),
-    # two cores, about four hours a seed: less to learn from, and as many test tasks as a difference of 0.05 takes
+    # meant for about four hours a seed on two cores (not run whole yet): less to learn from, more test tasks
     "brief": Budget(
         96, 192, 96, 8, 4, 1, 1, 120, 120, 270, 60,
         ("icto", "rft", "icto_retry_imitation", "cloning_again", "more_cloning", "eto", "nat", "rlcd", "ipr",

@@ -131,12 +131,13 @@ def _attention_forward(
     past_key_values: Any = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    if position_embeddings is None or past_key_values is not None or not _worthwhile(hidden_states):
+    plain = position_embeddings is None or past_key_values is not None or _implementation(attention) is None
+    if plain or not _worthwhile(hidden_states):
         return type(attention).forward(  # type: ignore[no-any-return]
             attention, hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask,
             past_key_values=past_key_values, **options,
         )  # fmt: skip
-    return _attend(attention, hidden_states, position_embeddings, attention_mask, options)
+    return _attend(attention, hidden_states, position_embeddings, attention_mask, options)  # type: ignore[arg-type]
 
 
 def _attend(

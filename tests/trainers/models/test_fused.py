@@ -98,6 +98,18 @@ def test_few_tokens_a_cache_and_autocast_are_computed_as_ever(calls):
     assert "RotaryPositions" not in calls
 
 
+def test_attention_that_is_told_to_compute_plainly_later_does(calls):
+    model = model_of("Llama")
+    fuse(model)
+    model.set_attn_implementation("eager")
+    other = copy.deepcopy(model)
+    for module in other.modules():
+        vars(module).pop("forward", None)
+    calls.clear()
+    torch.testing.assert_close(model(IDS).logits, other(IDS).logits)
+    assert "RotaryPositions" not in calls and "GatedProduct" in calls
+
+
 @pytest.mark.parametrize("kind", ["Gemma", "Cohere"])
 def test_other_norms_and_other_attention_are_left_alone(kind, calls):
     model = model_of(kind, head_dim=16) if kind == "Gemma" else model_of(kind)
