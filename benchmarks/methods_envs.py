@@ -39,11 +39,11 @@ ENVS = {
         "methods",
         {},
     ),
-    # its two validation splits are what is reported of it, so the choices are made on tasks held out of training;
-    # the expert needs 8 commands on average, and a policy that has not ended after 30 goes in circles
+    # its two validation splits are what is reported of it, so the choices are made on tasks held out of training; the
+    # expert ends 96 of 100 games within 20 commands, and a policy that has not goes in circles, at the cost of several
     "alfworld": Env(
         "ALFWorld mini",
-        {"env_id": "icto/ALFWorld-v0", "brief": True, "batch_size": 32, "max_episode_steps": 30},
+        {"env_id": "icto/ALFWorld-v0", "brief": True, "batch_size": 32, "max_episode_steps": 20},
         {"dev": None, "test": "valid_seen", "ood": "valid_unseen"},
         "methods_alfworld",
         {"test": 140, "ood": 134},  # all there are
