@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
+from typing import Any
 
 SHARE = 3
 """Of what is free a third: the rest is for a training that is being watched, and for others."""
@@ -13,14 +12,16 @@ UNKNOWN = 9 << 30
 """Taken to be free on systems that do not say."""
 
 
-def room_for_conversations(device: torch.device) -> int:
+def room_for_conversations(device: Any) -> int:
     """Bytes that keys and values may take on a device: a third of what is free there now."""
     return free_memory(device) // SHARE
 
 
-def free_memory(device: torch.device) -> int:
+def free_memory(device: Any) -> int:
     """Bytes that are free on a card, or to this process in main memory (a container's bound counts)."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_told(), default=UNKNOWN)
 
