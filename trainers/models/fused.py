@@ -26,12 +26,17 @@ def fuse(model: torch.nn.Module) -> int:
     """Have the model's norms, MLPs and attention layers of known kinds compute so; returns how many do.
 
     Each is tried on a few rows against what it did before, and stays as it was where these differ. In inference mode
-    (as policies play), under autocast, in 16 bits and for a few tokens it computes as before.
+    (as policies play), under autocast, in other precisions than float32 and for a few tokens it computes as before.
     """
     found = 0
     for module in model.modules():
-        forward = _fused_forward(module)
-        if forward is not None and "forward" not in vars(module) and not _watched(module):
+        if "forward" in vars(module) or _watched(module):
+            continue
+        try:
+            forward = _fused_forward(module)
+        except (AttributeError, ImportError, NotImplementedError, RuntimeError, StopIteration, TypeError, ValueError):
+            continue  # it cannot be tried (a layer without plain weights, an attention that is not installed)
+        if forward is not None:
             module.forward = MethodType(forward, module)  # type: ignore[method-assign]
             found += 1
     return found
@@ -65,7 +70,7 @@ def _fused_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
 def _worthwhile(x: Tensor) -> bool:
     return (
         not torch.is_inference_mode_enabled()
-        and x.dtype in (torch.float32, torch.float64)
+        and x.dtype == torch.float32
         and x.numel() >= FEWEST_NUMBERS
         and not torch.is_autocast_enabled(x.device.type)
     )
@@ -80,7 +85,7 @@ def _is_root_mean_square(norm: Any) -> bool:
     weight = norm.weight.detach()
     if weight.device.type == "meta" or not weight.is_floating_point():
         return False
-    x = torch.linspace(-1.0, 2.0, 2 * weight.numel(), device=weight.device).view(2, -1)
+    x = torch.linspace(-1.0, 2.0, 2 * weight.numel(), device=weight.device, dtype=weight.dtype).view(2, -1)
     with torch.no_grad():
         return torch.allclose(type(norm).forward(norm, x), RootMeanSquareNorm.apply(x, weight, norm.variance_epsilon))
 

@@ -132,31 +132,41 @@ class KVCache:
 
     def _make_room(self, wanted: set[str], tokens: int) -> None:
         """Drop rows until the wanted ones fit, then make the buffers large enough."""
-        ended = sorted((row for row in self._rows.values() if row.ended), key=lambda row: row.last_used)
-        for row in ended[:-ENDED_KEPT]:
-            if row.episode not in wanted:
-                del self._rows[row.episode]
-        capacity = self._capacity_for(
-            tokens, len(wanted | {row.episode for row in self._rows.values() if not row.ended})
-        )
-        most = max(len(wanted), self._slots_of(capacity))
+        self._drop_long_and_ended(wanted, tokens)
         others = [row for row in self._rows.values() if row.episode not in wanted]
+        capacity = self._capacity_for(tokens, len(wanted) + sum(not row.ended for row in others))
+        most = max(len(wanted), self._slots_of(capacity))
         others.sort(key=lambda row: (not row.ended, row.last_used if row.ended else -row.last_used))
         while len(wanted) + len(others) > most:
-            row = others.pop(0)
-            self.evictions += not row.ended
-            del self._rows[row.episode]
+            self._drop(others.pop(0))
         needed = len(wanted) + len(others)
-        if needed > self.slots or capacity > self.capacity or self.slots > most:
+        too_large = self.bytes > max(self.max_bytes, needed * capacity * self.shape.bytes_per_token)
+        if needed > self.slots or capacity > self.capacity or self.slots > most or too_large:
             slots = min(most, max(needed + ENDED_KEPT, self.slots))
             roomy = self.max_bytes // (slots * self.shape.bytes_per_token)  # moving costs more than room does
             self._resize(slots, max(capacity, min(FIRST_CAPACITY, roomy)))
+
+    def _drop_long_and_ended(self, wanted: set[str], tokens: int) -> None:
+        """Of ended episodes few rows stay, and of the others none so long that the wanted ones would not fit beside."""
+        for row in self._rows.values():
+            if row.episode in wanted:
+                row.ids = row.ids[:tokens]
+        others = [row for row in self._rows.values() if row.episode not in wanted]
+        ended = sorted((row for row in others if row.ended), key=lambda row: row.last_used)
+        room = max(_tight(tokens), self._slots_of(1) // max(1, len(wanted)) // 64 * 64)
+        for row in [*ended[:-ENDED_KEPT], *(row for row in others if len(row.ids) > room)]:
+            if row.episode in self._rows:
+                self._drop(row)
+
+    def _drop(self, row: Row) -> None:
+        self.evictions += not row.ended
+        del self._rows[row.episode]
 
     def _capacity_for(self, tokens: int, rows: int) -> int:
         """Tokens per row: with room to grow, or where so many rows would not fit then, without."""
         roomy = max(_rounded(tokens), self.capacity)
         tight = _tight(max([tokens, *(len(row.ids) for row in self._rows.values())]))
-        return roomy if self._slots_of(roomy) >= min(rows, self._slots_of(tight)) else tight
+        return roomy if self._slots_of(roomy) >= min(rows, max(1, self._slots_of(tight))) else tight
 
     def _slots_of(self, capacity: int) -> int:
         return self.max_bytes // (capacity * self.shape.bytes_per_token)

@@ -18,26 +18,36 @@ def room_for_conversations(device: Any) -> int:
 
 
 def free_memory(device: Any) -> int:
-    """Bytes that are free on a card, or to this process in main memory (a container's bound counts)."""
+    """Bytes that are free on a card, or to this process in main memory (a container's or a job's bound counts)."""
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     return min(_told(), default=UNKNOWN)
 
 
 def _told(root: Path = Path("/")) -> Iterator[int]:
-    """What Linux says: of the machine, and of the container in either version of control groups."""
+    """What Linux says: of the machine, and of the control groups that this process is in (version 2, version 1)."""
     for line in _lines(root / "proc/meminfo", "MemAvailable:"):
         yield int(line.split()[1]) * 1024
-    for folder, bound, taken in (
-        ("sys/fs/cgroup", "memory.max", "memory.current"),
-        ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        numbers = [int(line) for name in (bound, taken) for line in _lines(root / folder / name) if line.isdecimal()]
-        files = [int(line.split()[1]) for line in _lines(root / folder / "memory.stat", "inactive_file ")]
-        if len(numbers) == 2:  # files that were read count as taken, and give way
-            yield max(0, numbers[0] - numbers[1] + sum(files))
+    for line in _lines(root / "proc/self/cgroup") or ["0::/", "0:memory:/"]:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from _bounds(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            yield from _bounds(top, path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _bounds(top: Path, path: str, bound: str, taken: str) -> Iterator[int]:
+    """What is left in a group and in those above it; files that were read count as taken there, and give way."""
+    group = top / path.strip("/")
+    for folder in dict.fromkeys([group, *group.parents, top]):
+        numbers = [int(line) for name in (bound, taken) for line in _lines(folder / name) if line.isdecimal()]
+        statistics = _lines(folder / "memory.stat", "inactive_file ") + _lines(folder / "memory.stat", "active_file ")
+        if len(numbers) == 2:
+            yield max(0, numbers[0] - numbers[1] + sum(int(line.split()[1]) for line in statistics))
 
 
 def _lines(path: Path, beginning: str = "") -> list[str]:

@@ -132,6 +132,34 @@ def test_what_a_known_name_does_otherwise_is_left_alone(monkeypatch):
     assert fuse(model) == 0
 
 
+def test_in_double_precision_it_computes_as_ever(calls):
+    model = model_of("Llama").double()
+    other = copy.deepcopy(model)
+    fuse(model)
+    calls.clear()
+    assert torch.equal(model(IDS).logits, other(IDS).logits)
+    assert not calls
+
+
+def test_layers_that_cannot_be_tried_are_left_alone():
+    class Packed(torch.nn.Module):
+        """Weights in buffers, as quantised layers have them."""
+
+        def __init__(self, layer):
+            super().__init__()
+            self.in_features = layer.in_features
+            self.register_buffer("packed", layer.weight.detach())
+
+        def forward(self, x):
+            return torch.nn.functional.linear(x, self.packed)
+
+    model = model_of("Llama")
+    for layer in model.model.layers:
+        layer.mlp.gate_proj = Packed(layer.mlp.gate_proj)
+        layer.self_attn.q_proj = Packed(layer.self_attn.q_proj)
+    assert fuse(model) == 5
+
+
 def test_someone_who_hangs_on_a_call_is_not_left_out():
     model = model_of("Llama")
     model.model.norm.register_forward_hook(lambda *_: None)
