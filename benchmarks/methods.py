@@ -3,7 +3,7 @@
     python benchmarks/methods.py --budget small --folder runs/methods      # 13 to 17 hours a seed, variants too
     python benchmarks/methods.py --budget small --jobs 2                   # two rows at a time, a core for each
     python benchmarks/methods.py --budget small --jobs 2 --bfloat16 --folder runs/bfloat16   # if `icto doctor` says so
-    python benchmarks/methods.py --budget brief --jobs 2                   # half of the training, 270 test tasks
+    python benchmarks/methods.py --budget brief --jobs 2                   # less to learn from; not run whole yet
     python benchmarks/methods.py --budget full --seeds 0 1 2               # more of everything; not run yet
     python benchmarks/methods.py --budget small --rows rft eto   # some rows; other processes may play others
     python benchmarks/methods.py --budget small --rows icto_retry icto_imitation icto_retry_imitation_2   # variants too

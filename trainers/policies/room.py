@@ -43,7 +43,7 @@ def _told(root: Path = Path("/")) -> Iterator[int]:
 def _bounds(top: Path, path: str, bound: str, taken: str) -> Iterator[int]:
     """What is left in a group and in those above it; files that were read count as taken there, and give way."""
     group = top / path.strip("/")
-    for folder in dict.fromkeys([group, *group.parents, top]):
+    for folder in dict.fromkeys([*(each for each in (group, *group.parents) if each.is_relative_to(top)), top]):
         numbers = [int(line) for name in (bound, taken) for line in _lines(folder / name) if line.isdecimal()]
         statistics = _lines(folder / "memory.stat", "inactive_file ") + _lines(folder / "memory.stat", "active_file ")
         if len(numbers) == 2:
