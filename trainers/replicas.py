@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from icto_gym.errors import BackendError, ConfigError, require
 from icto_gym.trajectory import Trajectory
 from trainers.episodes import Setting, lost_trajectory, trajectory_id
+from trainers.policies import room
 from trainers.policies.base import Policy
 from trainers.policies.players import recorded_player
 from trainers.rooms import CLOSE_SECONDS, START_SECONDS, RoomLost, ray_actor, ray_cluster, ray_result, taken
@@ -51,7 +52,14 @@ class Replica:
     """What one actor does."""
 
     def open(
-        self, recipe: Mapping[str, Any], folder: str, path: list[str], setting: Setting, size: int, make_play: MakePlay
+        self,
+        recipe: Mapping[str, Any],
+        folder: str,
+        path: list[str],
+        setting: Setting,
+        size: int,
+        make_play: MakePlay,
+        sharers: int = 1,
     ) -> None:
         """Make the policy and be ready to play.
 
@@ -62,11 +70,13 @@ class Replica:
             setting: what is played.
             size: episodes under way at once, at most.
             make_play: the loop.
+            sharers: actors that may be on the same machine, or card, and want their part of its memory.
 
         Raises:
             ConfigError: the policy cannot be made here, or is not called as on the driver.
         """
         sys.path.extend(place for place in path if place not in sys.path)
+        room.sharers = sharers
         policy = recorded_player(recipe, Path(folder)).load()
         if policy.name != setting.policy:
             raise ConfigError(
@@ -165,7 +175,9 @@ class _Crew:
         self._pending, self._keep, self._timeout = pending, keep, timeout
         self._number = min(plan.number, size)
         self._share = -(-size // self._number)
-        self._opening = (*known, self._share, make_play)
+        # Ray may place all of them on one machine; a card holds as many as take a fraction of it
+        sharers = max(1, int(1 / plan.gpus)) if plan.gpus else self._number
+        self._opening = (*known, self._share, make_play, sharers)
         self._suspects: deque[Job] = deque()
         """Lost twice with their actors: each is played alone, so that it alone is to blame for a third loss."""
         self._losses: Counter[str] = Counter()

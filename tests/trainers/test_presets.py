@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from icto_gym.errors import ConfigError
+from trainers.cli.parsing import parse
+from trainers.cli.train import PPOCommand
 from trainers.config import from_mapping
 from trainers.evaluation.evaluate import greedy
 from trainers.methods import METHODS, find_method
@@ -29,6 +31,12 @@ def test_both_presets_speak_to_every_method(preset, method):
     config_class = find_method(method).config_class
     config = from_mapping(config_class, preset_values(preset, fit_to(method, config_class)), preset)
     assert ("llama" in config.model.name.lower()) == (preset == PAPER)
+
+
+@pytest.mark.parametrize(("preset", "size"), [("smollm2-cpu", 32), (PAPER, 256)])
+def test_both_presets_speak_to_ppo_by_itself(preset, size):
+    command = ["pairs.jsonl", "--reward", "r", "--out", "o", "--config", preset]
+    assert parse(PPOCommand, command, prog="icto train ppo", section="ppo").settings.rollout_size == size
 
 
 def paper(method, *over):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import deque
 from dataclasses import replace
 
 import gymnasium as gym
@@ -14,7 +15,9 @@ from icto_gym.testing import ScriptedEnv
 from icto_gym.wrappers import ReAct
 from trainers.policies import make_policy
 from trainers.policies.players import ActingConfig, model_player
+from trainers.replicas import _Crew
 from trainers.rollout import RolloutConfig, plan_jobs, rollout
+from trainers.sampling import parse_workers
 
 ray = installed("ray", extra="ray")
 pytestmark = pytest.mark.slow
@@ -29,10 +32,13 @@ import os
 import signal
 from pathlib import Path
 
+from trainers.policies import room
+
 
 class Mine:
     def __init__(self, folder):
         self.name, self.folder, self.ended = "mine", Path(folder), []
+        (self.folder / "sharers").open("a").write(f"{room.sharers}\\n")
 
     def act(self, turns):
         return [self.answer(turn) for turn in turns]
@@ -101,6 +107,19 @@ def test_copies_of_a_language_model_write_what_it_writes_here(cluster, tmp_path)
     assert play(tmp_path / "ray.jsonl", load(), config, workers=TWO, batch_size=6) == expected
     tokens = [json.loads(line)["extra"].get("response_tokens", 0) for line in expected]
     assert len(expected) == 24 and sum(tokens) > 0
+
+
+@pytest.mark.parametrize(("cards", "each"), [("", "2"), (",gpus=1", "1"), (",gpus=0.3", "3")])
+def test_copies_on_one_machine_or_card_share_its_memory(cards, each):
+    crew = _Crew(parse_workers(TWO + cards), ({}, "", [], None), deque(), lambda ended: None, 6, 1.0, None)
+    assert str(crew._opening[-1]) == each
+
+
+def test_each_copy_knows_how_many_share_the_memory(cluster, tmp_path, mine):
+    policy = mine()
+    (tmp_path / "sharers").unlink()
+    play(tmp_path / "t.jsonl", policy, CONFIG, workers=TWO, batch_size=6)
+    assert set((tmp_path / "sharers").read_text().split()) == {"2"}
 
 
 @pytest.mark.parametrize(("trouble", "size"), [("kill", 6), ("kill", 2), ("stop", 6)])

@@ -42,7 +42,13 @@ def span_attention(
 
     Returns:
         (1, H, T, D).
+
+    Raises:
+        ValueError: a segment or a stretch has no columns; PyTorch's kernel would end the process.
     """
+    empty = [span for own, above in segments for span in (own, *above) if span[0] >= span[1]]
+    if empty:
+        raise ValueError(f"A segment of attention has no columns: {empty[0]}. Leave out what is empty.")
     return _SpanAttention.apply(query, key, value, joined_segments(segments), scale)
 
 

@@ -11,10 +11,13 @@ SHARE = 3
 UNKNOWN = 9 << 30
 """Taken to be free on systems that do not say."""
 
+sharers = 1
+"""Policies that this one shares the memory with, itself included: processes that begin at once all see it free."""
+
 
 def room_for_conversations(device: Any) -> int:
-    """Bytes that keys and values may take on a device: a third of what is free there now."""
-    return free_memory(device) // SHARE
+    """Bytes that keys and values may take on a device: a third of what is free there now, or this one's part of it."""
+    return free_memory(device) // (SHARE * sharers)
 
 
 def free_memory(device: Any) -> int:

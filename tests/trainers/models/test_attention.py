@@ -54,6 +54,13 @@ def test_heads_of_queries_may_share_keys_and_values():
     assert results[0][0].transpose(1, 2).is_contiguous()  # the next layer keeps this memory and no copy of it
 
 
+@pytest.mark.parametrize("segments", [[((0, 3), ()), ((3, 3), ())], [((0, 3), ()), ((3, 5), [(2, 2)])]])
+def test_a_segment_or_stretch_without_columns_is_refused(segments):
+    row = torch.randn(1, 2, 5, 8)
+    with pytest.raises(ValueError, match="no columns"):
+        span_attention(row, row, row, segments)
+
+
 def test_its_gradient_agrees_with_finite_differences():
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randn(1, 1, 23, 4, generator=generator).double().requires_grad_() for _ in range(3)]

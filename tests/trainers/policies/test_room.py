@@ -71,6 +71,8 @@ def test_a_third_of_it_is_taken(monkeypatch):
     assert room.room_for_conversations(torch.device("cpu")) == 2 << 30
     monkeypatch.setattr(room, "_told", lambda: iter([]))
     assert room.room_for_conversations(torch.device("cpu")) == 3 << 30
+    monkeypatch.setattr(room, "sharers", 2)
+    assert room.room_for_conversations(torch.device("cpu")) == 3 << 29
     monkeypatch.setattr(hf, "room_for_conversations", lambda device: 12345)
     assert policy()._engine.cache.max_bytes == 12345
     assert policy(cache_bytes=1 << 20)._engine.cache.max_bytes == 1 << 20
