@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +16,8 @@ from pathlib import Path
 from icto_gym.files import read_json
 
 logger = logging.getLogger("benchmark")
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def first_of_its_kind(rows: Sequence[str], groups: Sequence[Sequence[str]]) -> dict[str, set[str]]:
@@ -78,4 +83,10 @@ def _start(command: list[str], log: Path, threads: int) -> subprocess.Popen[byte
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as handle:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        return subprocess.Popen(command, stdout=handle, stderr=handle, env=environment)
+        return subprocess.Popen(command, stdout=handle, stderr=handle, env=environment, preexec_fn=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent dies, however that dies (on Linux; see prctl(2))."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
