@@ -48,13 +48,14 @@ BUDGETS = {
         96, 192, 96, 8, 4, 1, 1, 120, 120, 270, 60,
         ("icto", "rft", "icto_retry_imitation", "cloning_again", "more_cloning", "eto", "nat", "rlcd", "ipr",
          "best_of_n"),
-        ("rft_more", "icto_step", "icto_retry", "icto_imitation", "icto_retry_imitation_2"),
+        ("rft_more", "icto_step", "icto_retry", "icto_imitation", "icto_retry_imitation_2", "icto_best_imitation",
+         "rft_best"),
     ),
     "small": Budget(
         160, 320, 240, 16, 4, 1, 1, 120, 120, 200, 60,
         ("icto", "rft", "icto_retry_imitation", "rft_more", "cloning_again", "more_cloning", "eto", "nat", "icto_step",
          "rlcd", "ipr", "best_of_n"),
-        ("icto_retry", "icto_imitation", "icto_retry_imitation_2"),
+        ("icto_retry", "icto_imitation", "icto_retry_imitation_2", "icto_best_imitation", "rft_best"),
     ),
     "full": Budget(
         160, 320, 240, 16, 4, 2, 2, 120, 160, 300, 270,
@@ -75,9 +76,10 @@ _SAMPLED = {"temperature": 0.8, "greedy_first": True, "epsilon": 0.0, "branch_fr
 # these learn from the expert's episode of the very task that they try, so they try those that were demonstrated
 AGAINST_EXPERTS = ("eto", "ipr")
 SAMPLING = (
-    "icto", "icto_retry", "icto_imitation", "icto_retry_imitation", "icto_retry_imitation_2", "icto_step", "rft", "nat",
+    "icto", "icto_retry", "icto_imitation", "icto_retry_imitation", "icto_best_imitation", "icto_retry_imitation_2",
+    "icto_step", "rft", "rft_best", "nat",
 )  # fmt: skip
-RETRYING = ("icto_retry", "icto_retry_imitation", "icto_retry_imitation_2")
+RETRYING = ("icto_retry", "icto_retry_imitation", "icto_best_imitation", "icto_retry_imitation_2")
 IMITATING = ("icto_imitation", "rft")
 ONCE_AND_TWICE = ("icto_retry_imitation", "icto_retry_imitation_2")
 FIRST_ITERATION = (
@@ -142,6 +144,12 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     ),
     # what succeeded when it was taken up again is imitated as well, from there on; then contrast as in `icto_retry`
     "icto_retry_imitation": ("icto", _IMITATED, [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}]),
+    # and of tasks without a success the best attempt, where others are worse by as much as pairs must differ
+    "icto_best_imitation": (
+        "icto", {**_IMITATED, "best_margin": 0.1}, [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],
+    ),
+    # its control, and RFT's variant
+    "rft_best": ("rft", {"rollout": _SAMPLED, "best_margin": 0.1}, [{}, {"sft": {"learning_rate": 5e-4}}]),
     # the same tasks once more, by the policy that came of it
     "icto_retry_imitation_2": (
         "icto", {**_IMITATED, "iterations": 2}, [{"dpo": {"learning_rate": 1e-4}}, {"dpo": {"learning_rate": 5e-5}}],

@@ -26,12 +26,12 @@ from trainers.feedback import (
     Judge,
     JudgeConfig,
     StepRewardConfig,
-    distinct_successes,
     judge_all,
     make_judge,
     make_step_rewarder,
     reward_targets,
     score_all,
+    worth_imitating,
 )
 from trainers.likelihoods import rate
 from trainers.markers import MarkerConfig, start_markers
@@ -240,23 +240,26 @@ def keep_successes(
     min_score: float | None = 1.0,
     also: Path | None = None,
     earlier: Sequence[Path] = (),
+    best_margin: float | None = None,
 ) -> Path:
     """The policy's own accepted successes, each sequence of commands once, and the episodes of the file ``also``.
 
     A success has at least ``min_score``; None: at least the score of the task's episode in ``also``. Successes among
-    the trajectories ``earlier`` count as well, and come first.
+    the trajectories ``earlier`` count as well, and come first. ``best_margin``: see `worth_imitating`.
     """
 
     def work() -> dict[str, Any]:
         others = [] if also is None else list(TrajectoryStore(also))
         accepted = None if verdicts is None else _accepted(read_records(verdicts, Verdict))
-        kept, counts = distinct_successes(read_all([*earlier, trajectories]), others, min_score, accepted)
+        played = read_all([*earlier, trajectories])
+        kept, counts = worth_imitating(played, others, min_score, accepted, best_margin)
         write_records(out, [*kept, *others])
         return {"own": len(kept), "others": len(others), **counts}
 
-    inputs = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
-    rounds = {"earlier": earlier} if earlier else {}
-    run.stage(stage_name(run, out), work, inputs={**inputs, **rounds}, outputs=[out])
+    inputs: dict[str, Any] = {"trajectories": trajectories, "verdicts": verdicts, "min_score": min_score, "also": also}
+    further = {"earlier": earlier or None, "best_margin": best_margin}
+    inputs |= {name: told for name, told in further.items() if told is not None}  # as in records without them
+    run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
     return out
 
 

@@ -177,6 +177,17 @@ def test_successes_are_kept_for_imitation_with_the_demonstrations(run):
     assert facts.pop("others") == 12 and sum(facts.values()) == len(TrajectoryStore(played))
 
 
+def test_the_best_of_tasks_without_a_success_are_kept_if_asked(run):
+    played = stages.explore(run, run.path("t.jsonl"), stages.named_player("random"), replace(ENVIRONMENT, attempts=6))
+    alone = stages.keep_successes(run, run.path("alone.jsonl"), played, None)
+    kept = stages.keep_successes(run, run.path("best.jsonl"), played, None, best_margin=0.0)
+    own, best = ({item.task_id: item.score for item in TrajectoryStore(path)} for path in (alone, kept))
+    more = best.keys() - own.keys()
+    assert more and all(best[task] < 1.0 for task in more)
+    facts = stages.facts_of(run, kept)
+    assert facts["best"] == len(more) and facts["own"] == len(TrajectoryStore(kept))
+
+
 def test_a_probe_plays_dev_tasks_and_says_how_it_went_and_why_episodes_failed():
     from contextlib import contextmanager
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from icto_gym.errors import ConfigError
 from trainers import stages
-from trainers.config import at_least
+from trainers.config import at_least, check_score
 from trainers.feedback import JudgeConfig, MonteCarloConfig, StepRewardConfig, make_judge, make_step_rewarder
 from trainers.methods.common import (
     MethodConfig,
@@ -52,6 +52,9 @@ class ICTOConfig(MethodConfig):
     imitate_retries: bool = False
     """With `imitation`: imitate the successes among these as well, from where they were taken up; off: those of the
     exploration alone, as RFT does."""
+    best_margin: float | None = None
+    """With `imitation`: of tasks without a success, imitate the best attempt where another is worse by this much at
+    least (RAFT, Dong et al., 2023); None: imitate successes alone."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """What may be learned from."""
     step_rewards: StepRewardConfig = field(default_factory=StepRewardConfig)
@@ -85,6 +88,12 @@ class ICTOConfig(MethodConfig):
                 "imitate_retries is on, so it needs both imitation and retries.branches (they are "
                 f"{self.imitation} and {self.retries.branches}). Give --imitation and --retries.branches, such as 8, "
                 "or set imitate_retries to false."
+            )
+        check_score("best_margin", self.best_margin)
+        if self.best_margin is not None and not self.imitation:
+            raise ConfigError(
+                f"best_margin is {self.best_margin}, but imitation is off, so no attempt is imitated. "
+                "Give --imitation, or leave best_margin out."
             )
         if self.start is not None and not self.cloning:
             raise ConfigError(
@@ -170,7 +179,7 @@ def _imitated(config: ICTOConfig, run: Run, number: int, rounds: list[Path], dem
     here = run.iteration(number)
     kept = stages.keep_successes(
         run, here / "successes.jsonl", rounds[-1], None, min_score=_success(config), also=demonstrations,
-        earlier=rounds[:-1],
+        earlier=rounds[:-1], best_margin=config.best_margin,
     )  # fmt: skip
     return stages.train_sft(run, here / "sft", kept, config.model, config.sft, watching(config))
 

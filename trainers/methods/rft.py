@@ -31,6 +31,9 @@ class RFTConfig(MethodConfig):
     """Rounds of exploring and training; each trains on the distinct successes of all rounds so far."""
     success_threshold: float | None = 1.0
     """A score from here on is a success; None: at least the expert's on the same task."""
+    best_margin: float | None = None
+    """Of tasks without a success, imitate the best attempt where another is worse by this much at least (RAFT, Dong et
+    al., 2023); None: imitate successes alone."""
     from_base: bool = True
     """Train again from the model as it was before cloning; off: go on from the policy."""
     rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(epsilon=0.0, branch_fraction=0.0))
@@ -39,6 +42,7 @@ class RFTConfig(MethodConfig):
     def __post_init__(self) -> None:
         at_least("iterations", self.iterations, 1)
         check_score("success_threshold", self.success_threshold)
+        check_score("best_margin", self.best_margin)
 
 
 def run_rft(config: RFTConfig, run: Run) -> Path | None:
@@ -54,7 +58,7 @@ def run_rft(config: RFTConfig, run: Run) -> Path | None:
         episodes = explored(config, run, number, policy)
         kept = stages.keep_successes(
             run, here / "successes.jsonl", episodes, None, min_score=config.success_threshold, also=demonstrations,
-            earlier=rounds,
+            earlier=rounds, best_margin=config.best_margin,
         )  # fmt: skip
         rounds = [*rounds, episodes]
         begin = config.model if config.from_base else policy

@@ -30,6 +30,8 @@ WRONG = [
     ("icto", {"retries": {"branches": -1}}, "retries.branches is -1; give 0 or more"),
     ("icto", {"imitate_retries": True, "imitation": True}, r"needs both .* \(they are True and 0\)"),
     ("icto", {"imitate_retries": True, "retries": {"branches": 2}}, r"needs both .* \(they are False and 2\)"),
+    ("icto", {"best_margin": 0.1}, "best_margin is 0.1, but imitation is off"),
+    ("rft", {"best_margin": 10}, "best_margin is 10.0; scores go from 0 to 1"),
     ("bc", {"evaluation": {"max_tasks": 0}}, "evaluation.max_tasks is 0; give 1 or more"),
     ("bc", {"evaluation": {"final_max_tasks": -2}}, "evaluation.final_max_tasks is -2"),
     ("bc", {"evaluation": {"choose": "best", "choose_by": "optimal_action_rate"}}, "optimal_actions true"),
