@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,18 @@ def atomic_open(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[An
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def remove(path: Path, spare: str = "") -> None:
+    """Remove a file or folder that may not be there; what in the folder matches the pattern ``spare`` stays."""
+    kept = set(path.glob(spare)) if spare else set[Path]()
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif not kept:
+        shutil.rmtree(path)
+    else:
+        for inner in set(path.iterdir()) - kept:
+            remove(inner)
 
 
 def drop_drafts(paths: Iterable[Path]) -> None:

@@ -15,7 +15,7 @@ SIDES = ("positive", "negative")
 STAGES = {
     "explored": "trajectories", **{f"explored_{side}": f"{side}/trajectories" for side in SIDES},
     "retried": "with-retries", "answered": "contrasts", "judged": "verdicts", "pairs": "pairs",
-    "imitated": "successes", "marked": "marked",
+    "imitated": "successes", "marked": "marked", "continued": "continuations", "step_rewards": "step_rewards",
 }  # fmt: skip
 """What an iteration's facts are called, and the stage that records them."""
 TOKENS = ("prompt_tokens", "response_tokens")
@@ -66,7 +66,8 @@ def _trainings(run: Run, here: Path, old: set[str]) -> dict[str, Any]:
 
 
 def training_facts(run: Run, out: Path) -> dict[str, Any]:
-    """How a training went: its first and last logged step, its probes, its own diagnostics."""
+    """How a training went: its first and last logged step, its probes, and what its stage's record says (what went in,
+    was cut, dropped or held out, and which step's weights were kept)."""
     lines = [line for line in run.metrics() if line.get("stage") == run.name_of(out)]
     if not lines:
         return {}
@@ -74,10 +75,8 @@ def training_facts(run: Run, out: Path) -> dict[str, Any]:
     probes = read_lines(out / "probes.jsonl")
     if probes:
         facts["probes"] = probes
-    for name in ("diagnostics.json", "facts.json"):
-        if (out / name).exists():
-            facts[name.partition(".")[0]] = read_json(out / name)
-    return facts
+    record = run.stage_record(run.name_of(out))
+    return {**facts, **(record["facts"] if record else {})}
 
 
 def budget(run: Run) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from icto_gym.errors import ConfigError, DependencyNotInstalled, IctoError, check_name, require
+from icto_gym.files import read_json
 from trainers.config import MACHINE
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,19 @@ class EngineConfig:
         check_name(self.engine, ENGINES, "engine")
         if not self.deepspeed.endswith(".json"):  # a file is read where training begins
             check_name(self.deepspeed, ZERO, "DeepSpeed preset")
+
+
+def splits_weights(config: EngineConfig) -> bool:
+    """Whether no process holds the weights whole while they are trained (ZeRO 3, by a preset or a file).
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if config.engine != "deepspeed" or not config.deepspeed.endswith(".json"):
+        return config.engine == "deepspeed" and config.deepspeed.startswith("zero3")
+    told = read_json(Path(config.deepspeed))
+    zero = told.get("zero_optimization") if isinstance(told, dict) else None
+    return isinstance(zero, dict) and zero.get("stage") == 3
 
 
 _engine = EngineConfig()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from icto_gym.errors import ConfigError, DataError, IctoError
-from icto_gym.files import drop_drafts, read_json, write_json
+from icto_gym.files import drop_drafts, read_json, remove, write_json
 from trainers import distributed
 from trainers.config import config_difference, deciding, read_yaml, save_config, to_mapping
 from trainers.digests import digest
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 CONFIG, METRICS, LOCK, STAGES = "config.yaml", "metrics.jsonl", ".lock", "stages"
 SUPERSEDED = "superseded.json"
 """Stages that were finished before another config was forced upon the run, and that it has not asked for since."""
+KEPT_ALWAYS = "nonfinite-*"
+"""What broke a training, kept for inspection though the training is begun anew."""
 _SPARE_BYTES = 16 << 20  # less free space than this cannot hold even the smallest checkpoint
 
 
@@ -360,10 +362,7 @@ class Run:
 
     def _clear(self, name: str, paths: Sequence[Path]) -> None:
         for path in paths:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(path, spare=KEPT_ALWAYS)
         self.forget_metrics(name)
 
 

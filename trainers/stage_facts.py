@@ -70,12 +70,14 @@ def probe_facts(out: Path) -> dict[str, int]:
 
 
 def training_facts(run: Run, out: Path) -> dict[str, Any]:
-    """What went in (samples used, truncated, dropped, held out), tokens read in training and in its probes, measures of
-    the result, and why training stopped early if it did."""
+    """What went in (samples used, truncated, dropped, held out), tokens read in training and in its probes, the step
+    whose weights were kept and what their probe measured, what was measured at the last step (of other weights, where
+    an earlier probe was better), and why training stopped early if it did."""
     lines = [line for line in run.metrics() if line.get("stage") == stage_name(run, out)]
     tokens = sum(int(line.get("train/tokens", 0)) for line in lines)
     measured = ("holdout/", "held_out/", "final/")
     held = {key: value for line in lines[-1:] for key, value in line.items() if key.startswith(measured)}
     record = read_json(out / "checkpoint" / "checkpoint.json")
-    end = {key: record[key] for key in ("stopped_early",) if key in record}
-    return {**record.get("data", {}), "trained_tokens": tokens, **probe_facts(out), **held, **end}
+    names = {"step": "kept_step", "probe": "kept_probe", "stopped_early": "stopped_early"}
+    result = {shown: record[key] for key, shown in names.items() if key in record}
+    return {**record.get("data", {}), "trained_tokens": tokens, **probe_facts(out), **held, **result}

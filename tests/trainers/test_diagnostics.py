@@ -40,6 +40,15 @@ def test_the_last_training_is_the_iterations_and_imitation_before_it_is_kept(run
     assert named(run) == names
 
 
+def test_what_a_stage_recorded_of_its_training_stands_there_too(run):
+    trained(run, "dpo")
+    out = run.path("iteration-01", "dpo", "checkpoint", "checkpoint.json")
+    facts = {"pairs": 40, "held_out": 5, "truncated": 7, "kept_step": 0}
+    run.stage("iteration-01/dpo", lambda: (write_json(out, {}), facts)[1], inputs={}, outputs=[out])
+    found = iteration_facts(run, 1, [])["training"]
+    assert facts.items() <= found.items() and found["last"]["of"] == "dpo"
+
+
 def test_a_training_that_only_an_earlier_config_had_is_left_out(run):
     trained(run, "sft", "dpo")
     write_json(run.path(SUPERSEDED), ["iteration-01/sft"])

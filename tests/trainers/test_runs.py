@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,6 +100,27 @@ def test_what_a_half_done_stage_left_is_removed_when_its_config_has_changed(run)
     interrupted(run, Settings(beta=0.2), out, partial, die=False)
     assert out.read_text() == "part "
     assert [line["stage"] for line in run.metrics()] == ["other"]
+
+
+def test_what_broke_a_training_stays_though_it_is_begun_anew(run):
+    folder, done = run.path("dpo"), run.path("dpo", "checkpoint", "checkpoint.json")
+
+    def work(ends):
+        folder.mkdir(exist_ok=True)
+        (folder / "state-000020").mkdir(exist_ok=True)
+        (folder / "nonfinite-step-000021").mkdir(exist_ok=True)
+        if not ends:
+            raise KeyboardInterrupt
+        done.parent.mkdir()
+        done.write_text("{}")
+
+    for rate, ends in ((1e-3, False), (1e-4, True)):
+        with suppress(KeyboardInterrupt):
+            run.stage("dpo", lambda ends=ends: work(ends), inputs={"rate": rate}, outputs=[done], partial=[folder])
+    (folder / "state-000020").rmdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "nonfinite-step-000021"]
+    run.stage("dpo", lambda: work(True), inputs={"rate": 1e-5}, outputs=[done], partial=[folder])
+    assert (folder / "nonfinite-step-000021").exists()
 
 
 def test_a_stage_that_leaves_no_output_is_an_error(run):

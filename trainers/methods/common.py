@@ -83,11 +83,17 @@ def prepared(config: M) -> M:
 
 
 def check_engine(config: MethodConfig) -> None:
-    """Refuse to train in one process what is to be trained by DeepSpeed, where a program forgot to start it.
+    """Refuse to train in one process what is to be trained by DeepSpeed, where a program forgot to start it, and to
+    watch a policy whose weights no process has whole.
 
     Raises:
-        ConfigError: with the line that starts it.
+        ConfigError: with the line that starts it, or naming both settings.
     """
+    if config.probe.tasks and distributed.splits_weights(config):  # else it would be found after hours of training
+        raise ConfigError(
+            f"deepspeed is {config.deepspeed!r}, which splits the weights over the processes, so the policy cannot "
+            f"play while it is trained, and probe.tasks is {config.probe.tasks}. Set probe.tasks to 0, or use zero2."
+        )
     if config.engine != "local" and distributed.engine().engine == "local":
         raise ConfigError(
             f"engine is {config.engine!r}, and was not started. Call the method within "

@@ -14,6 +14,7 @@ from typing import Literal
 
 from icto_gym.errors import ConfigError, check_name
 from trainers.diagnostics import SIDES
+from trainers.distributed import splits_weights
 from trainers.method_stages import (
     explore_prompted,
     pair_trajectories,
@@ -111,4 +112,9 @@ def _check_objective(config: RLCDConfig) -> None:
         raise ConfigError(
             f"objective is 'rm_ppo' and pairing.unit is {config.pairing.unit!r}: PPO answers one turn at a time, so a "
             "reward of whole episodes does not fit. Set pairing.unit to 'turn', or objective to 'dpo'."
+        )
+    if config.objective == "rm_ppo" and splits_weights(config):
+        raise ConfigError(
+            f"objective is 'rm_ppo' and deepspeed is {config.deepspeed!r}, which splits the weights over the "
+            "processes, so the policy cannot answer while it is trained. Use zero2, or set objective to 'dpo'."
         )

@@ -120,8 +120,13 @@ def taught(run: RunData, iteration: Iteration) -> str:
 def imitated(iteration: Iteration) -> str:
     """What is imitated beside or without pairs: successes (RFT), or episodes with a marker of their class (NAT)."""
     facts, marked = iteration.recorded("imitated"), iteration.recorded("marked")
-    rows = _rows(facts, {"own": "successes of the policy", "others": "demonstrations"})
-    rows += _left_out(facts, *(name for name in facts if name not in ("own", "others")))
+    words = {
+        "own": "episodes of the policy" if "best" in facts else "successes of the policy",
+        "best": "of these no success, but the best at the task",
+        "others": "demonstrations",
+    }  # fmt: skip
+    rows = _rows(facts, words)
+    rows += _left_out(facts, *(name for name in facts if name not in words))
     rows += _rows(marked, _MARKED)
     classes = marked.get("classes") or {}
     rows += _rows(classes, {marker: f"marked {marker}" for marker in classes})

@@ -98,9 +98,15 @@ def _failures(probes: Sequence[dict[str, Any]]) -> str:
 
 
 def _ending(run: RunData, stage: str) -> str:
-    """Why a training ended before its last step, if it did."""
-    ends = [line["stopped_early"] for line in run.training.get(stage, []) if "stopped_early" in line]
-    return element("p", text(f"{stage} stopped early {ends[-1]}"), class_="quiet") if ends else ""
+    """Why a training ended before its last step, if it did, and which weights were kept, if not the last ones."""
+    lines = run.training.get(stage, [])
+    ends = [f"{stage} stopped early {line['stopped_early']}" for line in lines if "stopped_early" in line]
+    kept, last = run.recorded(stage).get("kept_step"), lines[-1].get("step") if lines else None
+    if isinstance(kept, int) and kept != last:
+        which = f"after step {kept}" if kept else "before the first step"
+        ends.append(f"{stage} kept the weights {which}: none were better on dev. What was measured at the end of "
+                    f"training is of those after step {last}.")  # fmt: skip
+    return "".join(element("p", text(words), class_="quiet") for words in ends[-2:])
 
 
 def _series(lines: Sequence[dict[str, Any]], key: str, name: str) -> Series:

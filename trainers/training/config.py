@@ -55,7 +55,8 @@ class OptimizerConfig:
     probe_every: int = 0
     """Optimiser steps between probes (such as success on dev); 0: only at the end."""
     probe_metric: str = "dev/success_rate"
-    """The probe's number that decides which weights are kept: the highest, of equals the latest."""
+    """The probe's number that decides which weights are kept: the highest, of equals that of the
+    highest average reward, of these the latest."""
     probe_at_start: bool = False
     """Probe before the first step too, so that a training that only harms returns its start."""
     patience: int = 0

@@ -87,13 +87,22 @@ def items_of_step(size: int, step: int, config: OptimizerConfig) -> list[int]:
     return order[place * config.batch_size : (place + 1) * config.batch_size]
 
 
-def best_probe(probes: Sequence[Mapping[str, Any]], metric: str) -> int:
-    """Place of the highest value of ``metric`` among probes, of equals the latest; NaN is below every number.
+AMONG_EQUALS = "dev/average_reward"
+"""What chooses among probes that are equal by the metric that was asked for."""
 
-    Means of the same scores, added up in another order, differ in their last digit and are equal.
+
+def best_probe(probes: Sequence[Mapping[str, Any]], metric: str) -> int:
+    """Place of the highest value of ``metric`` among probes, of equals that of the highest average reward, of these the
+    latest; NaN is below every number.
+
+    While nothing succeeds, all success rates are equal, and the reward still tells what harms. Means of the same
+    scores, added up in another order, differ in their last digit and are equal.
     """
-    scores = [_score(probe[metric]) for probe in probes]
-    return max(place for place, score in enumerate(scores) if score >= max(scores) - _ROUNDING)
+    places = list(range(len(probes)))
+    for name in (metric, AMONG_EQUALS):
+        scores = {place: _score(probes[place].get(name, math.nan)) for place in places}
+        places = [place for place in places if scores[place] >= max(scores.values()) - _ROUNDING]
+    return places[-1]
 
 
 def stopped_early(probes: Sequence[Mapping[str, Any]], config: OptimizerConfig, steps: int) -> str:

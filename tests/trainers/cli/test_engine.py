@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,11 @@ from trainers.cli import train as train_verb
 from trainers.cli.main import main
 from trainers.cli.parsing import parse
 from trainers.config import read_yaml
-from trainers.distributed import ZERO
+from trainers.distributed import ZERO, EngineConfig, splits_weights
 from trainers.methods import Method, find_method
 from trainers.methods.bc import BCConfig
 from trainers.methods.common import prepared
+from trainers.methods.rlcd import RLCDConfig, run_rlcd
 from trainers.presets import fit_to
 from trainers.runs import Run
 from trainers.training.deepspeed import PRESETS
@@ -85,6 +86,25 @@ def test_a_deepspeed_file_that_is_not_there_is_found_before_there_is_a_run(tmp_p
     assert main(["--quiet", "run", "bc", "--config", "smollm2-cpu", *words]) == 2
     assert "There is no DeepSpeed file 'mine.json'. Give one, or a preset: zero1" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("deepspeed", ["zero3", "zero3-offload", "mine.json"])
+def test_weights_that_are_split_are_not_watched_which_is_said_before_any_work(tmp_path, deepspeed):
+    (tmp_path / "mine.json").write_text('{"zero_optimization": {"stage": 3}}')
+    told = EngineConfig("deepspeed", str(tmp_path / deepspeed) if deepspeed == "mine.json" else deepspeed)
+    assert splits_weights(told) and not splits_weights(replace(told, engine="local"))
+    config = replace(BCConfig(), engine=told.engine, deepspeed=told.deepspeed)
+    with pytest.raises(ConfigError, match=r"probe.tasks is 16.*zero2"):
+        prepared(config)
+    asked = replace(RLCDConfig(objective="rm_ppo"), engine=told.engine, deepspeed=told.deepspeed)
+    with pytest.raises(ConfigError, match=r"objective is 'rm_ppo' and deepspeed"), Run(tmp_path / "r") as run:
+        run_rlcd(asked, run)
+
+
+def test_other_files_split_no_weights(tmp_path):
+    for text in ("[]", "{}", '{"zero_optimization": {"stage": 2}}'):
+        (tmp_path / "mine.json").write_text(text)
+        assert not splits_weights(EngineConfig("deepspeed", str(tmp_path / "mine.json")))
 
 
 def test_a_method_whose_settings_do_not_say_it_is_told_beside_them(tmp_path):

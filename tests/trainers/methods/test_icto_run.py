@@ -91,6 +91,9 @@ def test_an_iteration_leaves_the_numbers_that_would_reveal_a_collapse(tmp_path):
     assert {"pairs/chosen_logp_change", "pairs/rejected_logp_change"} <= facts["training"]["last"].keys()
     probes = facts["training"]["probes"]
     assert probes[0]["step"] == 0 and probes[-1]["step"] == facts["training"]["steps"]
+    kept = [probe for probe in probes if probe["step"] == facts["training"]["kept_step"]]
+    assert [{"step": probe["step"], **facts["training"]["kept_probe"]} for probe in kept] == kept
+    assert facts["training"]["pairs"] == facts["pairs"]["pairs"]  # what went in, as the stage's record has it
     assert {"dev/success_rate", "dev/average_reward", "dev/invalid_action_share"} <= probes[0].keys()
     assert facts["evaluation"]["dev"]["success_rate"]["n"] == 1
 

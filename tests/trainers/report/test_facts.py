@@ -95,6 +95,10 @@ def test_what_is_imitated_is_counted(run):
         "successes of the policy": "70", "demonstrations": "24", "left out: below the threshold": "50",
         "left out: repeated": "6",
     }  # fmt: skip
+    iteration.facts["imitated"] = {"own": 70, "others": 24, "best": 30}
+    assert rows(imitated(iteration)) == {
+        "episodes of the policy": "70", "of these no success, but the best at the task": "30", "demonstrations": "24",
+    }  # fmt: skip
     iteration.facts = {"marked": {"positives": 24, "negatives": 48, "failures": 60, "malformed": 9, "broken": 1,
                                   "classes": {"[Correct]": 24, "[Wrong]": 48}}}  # fmt: skip
     shown = rows(imitated(iteration))

@@ -245,8 +245,12 @@ def test_what_was_only_memorised_and_why_a_training_ended_are_told(tmp_path):
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     probes = [{"step": step, "dev/average_reward": 0.6, "dev/success_rate": 0.1} for step in (0, 9)]
     (folder / "iteration-01" / "dpo" / "probes.jsonl").write_text("".join(json.dumps(one) + "\n" for one in probes))
+    facts = {"pairs": 40, "kept_step": 0}
+    record = {"stage": "iteration-01/dpo", "inputs": {}, "outputs": [], "facts": facts, "seconds": 1.0}
+    (folder / "stages" / "iteration-01.dpo.json").write_text(json.dumps(record))
     page = Page(page_of(folder, tmp_path / "report.html"))
     assert f"iteration-01/dpo stopped early {end}" in page.text
+    assert "iteration-01/dpo kept the weights before the first step: none were better on dev" in page.text
     assert "margin on pairs trained on, nats +10.30, chosen preferred in 81%" in page.text
     assert "margin on pairs held out, nats −0.99, chosen preferred in 27%" in page.text
     assert "average reward on dev while training" in page.text

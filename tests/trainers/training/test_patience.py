@@ -52,6 +52,13 @@ def test_the_reason_is_said_in_words_and_the_end_is_no_early_stop():
     assert best_probe(probes(math.nan, math.nan), "x") == 1
 
 
+def test_of_equals_the_better_rewarded_is_best():
+    rewards = (0.1, 0.4, 0.4 - 1e-12, 0.2)
+    looks = [{**look, "dev/average_reward": reward} for look, reward in zip(probes(0, 0, 0, 0), rewards, strict=True)]
+    assert best_probe(looks, "x") == 2
+    assert best_probe([*looks, {"step": 9, "x": 0.1, "dev/average_reward": 0.0}], "x") == 4
+
+
 def test_cloning_stops_after_its_patience_with_the_best_weights(trajectories, tiny, tmp_path, caplog):
     log: list[dict] = []
     seen: dict[int, dict] = {}
