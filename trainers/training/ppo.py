@@ -205,7 +205,7 @@ class PPOPlan:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def final(self) -> dict[str, float]:
-        """Measure the policy after the last step on answers that nothing is learned from, and leave them for the reader."""
+        """Measure the policy of the last step on answers that nothing is learned from, and leave them to be read."""
         if distributed.rank():
             return {}
         rollout = self.sampler.roll_out(self.config.iterations)
