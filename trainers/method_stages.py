@@ -21,7 +21,7 @@ from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.feedback.outcome import is_malformed
-from trainers.markers import KEY, MarkerConfig, start_markers
+from trainers.markers import KEY, Marker, MarkerConfig, start_markers
 from trainers.pairing.prompt import (
     PromptContrast,
     PromptPairingConfig,
@@ -193,15 +193,22 @@ def mark(
     run: Run, out: Path, demonstrations: Path, explored: Path, markers: MarkerConfig, *, negatives_per_positive: float,
     positives: int | None, seed: int,
 ) -> Path:  # fmt: skip
-    """Demonstrations and a draw of the policy's failures, each with the marker of its class."""
+    """Demonstrations and a draw of the policy's failures, each with the marker of its class.
+
+    Demonstrations are the positives: where there are two classes, good and bad, theirs is the good one whatever they
+    scored. Episodes with a response that cannot be parsed are left out, of either kind.
+    """
 
     def work() -> dict[str, Any]:
-        good = list(TrajectoryStore(demonstrations))[:positives]
+        shown = list(TrajectoryStore(demonstrations))
+        good = [item for item in shown if _parses(item)][:positives]
         found = [item for item in TrajectoryStore(explored) if markers.of(item.score) != markers.best]
         parsed = [item for item in found if _parses(item)]
         count = min(len(parsed), round(negatives_per_positive * len(good)))
         drawn = random.Random(seed).sample(parsed, count)
-        marked = [_marked(item, markers) for item in [*good, *drawn]]
+        theirs = markers.best if len(markers.markers) == 2 else None
+        marked = [*(_marked(item, theirs or markers.of(item.score)) for item in good),
+                  *(_marked(item, markers.of(item.score)) for item in drawn)]  # fmt: skip
         if not marked:
             raise DataError(f"{demonstrations} holds nothing to imitate.")
         texts = [(item.extra or {})[KEY]["text"] for item in marked]
@@ -216,6 +223,7 @@ def mark(
         return {
             "positives": len(good), "negatives": count, "failures": len(found), "malformed": len(found) - len(parsed),
             "broken": sum(item.error is not None for item in found), "classes": classes,
+            "malformed demonstrations": sum(not _parses(item) for item in shown),
         }  # fmt: skip
 
     inputs = {
@@ -231,8 +239,7 @@ def _parses(trajectory: Trajectory) -> bool:
     return trajectory.error is None and bool(trajectory.steps) and not any(map(is_malformed, trajectory.steps))
 
 
-def _marked(trajectory: Trajectory, markers: MarkerConfig) -> Trajectory:
-    marker = markers.of(trajectory.score)
+def _marked(trajectory: Trajectory, marker: Marker) -> Trajectory:
     extra = {**(trajectory.extra or {}), KEY: {"text": marker.text, "place": marker.place}}
     return replace(trajectory, extra=extra)
 

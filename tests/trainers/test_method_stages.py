@@ -8,11 +8,14 @@ import pytest
 from episodes import play
 
 from icto_gym.store import TrajectoryStore
+from trainers.config import from_mapping
 from trainers.markers import MarkerConfig
 from trainers.method_stages import mark, pair_trajectories, pair_turns, sample_turns
+from trainers.methods.nat import NATConfig
 from trainers.pairing.prompt import PromptContrast, PromptPairingConfig
 from trainers.playing_on import played
-from trainers.records import write_records
+from trainers.presets import fit_to, preset_values
+from trainers.records import read_episodes, write_records
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.stages import explore, facts_of, named_player
@@ -75,6 +78,23 @@ def test_failures_that_cannot_be_imitated_are_counted_and_the_broken_among_them(
     )  # fmt: skip
     facts = facts_of(run, marked)
     assert [facts[name] for name in ("failures", "malformed", "broken", "negatives")] == [3, 2, 1, 1]
+
+
+@pytest.mark.parametrize("preset", ["nat-two-classes", "nat-alfworld"])
+def test_of_two_classes_a_demonstration_has_the_good_one_whatever_it_scored(run, preset):
+    good = play(["search", "buy"], [0, 0.7], who="expert")
+    mute = replace(good, trajectory_id="mute", steps=(replace(good.steps[0], response="no command", action=""),))
+    write_records(run.path("shown.jsonl"), [mute, good])
+    write_records(run.path("explored.jsonl"), [play(["knock"], [0.9])])
+    markers = from_mapping(NATConfig, preset_values(preset, fit_to("nat", NATConfig)), preset).markers
+    marked = mark(
+        run, run.path("marked.jsonl"), run.path("shown.jsonl"), run.path("explored.jsonl"), markers,
+        negatives_per_positive=1.0, positives=None, seed=0,
+    )  # fmt: skip
+    told = {item.policy: item.extra["marker"]["text"] for item in read_episodes(marked)}
+    assert told == {"expert": markers.markers[0], "p": markers.markers[1]}
+    facts = facts_of(run, marked)
+    assert (facts["positives"], facts["malformed demonstrations"], facts["negatives"]) == (1, 1, 1)
 
 
 def test_what_pairs_of_whole_episodes_teach_is_recorded(run):

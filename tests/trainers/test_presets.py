@@ -10,6 +10,7 @@ from trainers.cli.train import PPOCommand
 from trainers.config import from_mapping
 from trainers.evaluation.evaluate import greedy
 from trainers.methods import METHODS, find_method
+from trainers.methods.common import prepared
 from trainers.methods.eto import ETOConfig, dpo_of
 from trainers.presets import fit_to, preset_names, preset_values, read_config
 from trainers.training.config import OptimizerConfig
@@ -82,6 +83,16 @@ def test_all_methods_of_a_preset_stand_under_one_protocol(preset, method):
         assert getattr(one, section) == getattr(other, section), section
     assert greedy(one.rollout, "test") == greedy(other.rollout, "test")
     assert other.rollout.split == one.rollout.split and other.rollout.max_tasks == one.rollout.max_tasks
+
+
+def test_a_rate_for_all_weights_is_told_where_an_adapter_is_trained(caplog):
+    config_class = find_method("ipr").config_class
+    values = read_config("smollm2-cpu+ipr-outcomes-only", fit_to("ipr", config_class))
+    prepared(from_mapping(config_class, values, "the test"))
+    assert "dpo.learning_rate is 1e-07, as for all weights" in caplog.text
+    caplog.clear()
+    prepared(from_mapping(config_class, {**values, "model": {**values["model"], "lora": None}}, "the test"))
+    assert "learning_rate" not in caplog.text
 
 
 def test_what_etos_and_iprs_sources_publish_stays_theirs():

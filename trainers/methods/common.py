@@ -54,6 +54,8 @@ class MethodConfig(EngineConfig):
     """What to measure."""
 
 
+LEAST_RATE = 1e-6
+"""A learning rate below this does next to nothing to an adapter."""
 C = TypeVar("C")
 M = TypeVar("M", bound=MethodConfig)
 
@@ -67,6 +69,7 @@ def prepared(config: M) -> M:
     check_measured(config)
     check_objectives(config)
     check_precision(config)
+    check_rates(config)
     if config.demonstrations.file is not None and not config.demonstrations.file.exists():
         raise ConfigError(f"demonstrations.file {str(config.demonstrations.file)!r} is not there.")
     if config.rollout.window is not None:
@@ -118,6 +121,17 @@ def check_precision(config: MethodConfig) -> None:
         mixed = getattr(getattr(config, name, None), "mixed_precision", None)
         if mixed is not None and weights != "float32":
             raise ConfigError(f"{name}.mixed_precision is {mixed!r}, which is for weights in float32, not {weights}.")
+
+
+def check_rates(config: MethodConfig) -> None:
+    """Warn of a learning rate that was published for all weights where an adapter is trained, which it hardly moves."""
+    for item in dataclasses.fields(config) if config.model.lora is not None else ():
+        section = getattr(config, item.name)
+        if isinstance(section, OptimizerConfig) and section.learning_rate < LEAST_RATE:
+            logger.warning(
+                "%s.learning_rate is %g, as for all weights; an adapter hardly moves by it. Give about twenty times as "
+                "much, or set model.lora to None.", item.name, section.learning_rate,
+            )  # fmt: skip
 
 
 def seeded(config: C) -> C:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from icto_gym.errors import ConfigError
 from trainers import stages
-from trainers.config import at_least, check_score
+from trainers.config import LATER, at_least, check_score
 from trainers.feedback import JudgeConfig, MonteCarloConfig, StepRewardConfig, make_judge, make_step_rewarder
 from trainers.methods.common import (
     MethodConfig,
@@ -52,7 +52,7 @@ class ICTOConfig(MethodConfig):
     imitate_retries: bool = False
     """With `imitation`: imitate the successes among these as well, from where they were taken up; off: those of the
     exploration alone, as RFT does."""
-    best_margin: float | None = None
+    best_margin: float | None = field(default=None, metadata=LATER)
     """With `imitation`: of tasks without a success, imitate the best attempt where another is worse by this much at
     least (RAFT, Dong et al., 2023); None: imitate successes alone."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)

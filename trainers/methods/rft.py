@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainers import stages
-from trainers.config import at_least, check_score
+from trainers.config import LATER, at_least, check_score
 from trainers.methods.common import (
     MethodConfig,
     check_base,
@@ -31,7 +31,7 @@ class RFTConfig(MethodConfig):
     """Rounds of exploring and training; each trains on the distinct successes of all rounds so far."""
     success_threshold: float | None = 1.0
     """A score from here on is a success; None: at least the expert's on the same task."""
-    best_margin: float | None = None
+    best_margin: float | None = field(default=None, metadata=LATER)
     """Of tasks without a success, imitate the best attempt where another is worse by this much at least (RAFT, Dong et
     al., 2023); None: imitate successes alone."""
     from_base: bool = True

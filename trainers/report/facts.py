@@ -41,6 +41,7 @@ _TRAININGS = {"sft": "imitation", "dpo": "contrast", "ppo": "PPO", "reward": "re
 _MARKED = {
     "positives": "demonstrations", "failures": "failures explored", "malformed": "of them not to be imitated",
     "broken": "of these broken", "negatives": "failures drawn",
+    "malformed demonstrations": "demonstrations not to be imitated",
 }  # fmt: skip
 """What NAT counts of what it imitates."""
 
