@@ -211,6 +211,8 @@ def run_row(
     for number, trial in enumerate(grid[: budget.trials]):
         values = merged(merged(settings(budget, seed, env, dev), iterations(name, budget)), merged(own, trial))
         values = merged(values, start)
+        if row in env.presets:
+            values = merged(values, preset_values(env.presets[row], fit_to(name, find_method(name).config_class)))
         if row in AGAINST_EXPERTS:
             values = merged(values, {"rollout": {"split": str(demonstrated_tasks(folder.parent, values, budget))}})
         if row == "more_cloning":

@@ -21,6 +21,8 @@ class Env(NamedTuple):
     """Name of the table's files."""
     asked: dict[str, int]
     """Where it differs from the budget's: how many tasks of the final splits."""
+    presets: dict[str, str]
+    """What rows do otherwise there."""
 
     def split(self, part: str, seed: Path) -> str:
         """The split, or list of tasks, that plays a part in a seed's folder."""
@@ -38,6 +40,7 @@ ENVS = {
         {"dev": "dev", "test": "test", "ood": "ood"},
         "methods",
         {},
+        {},
     ),
     # its two validation splits are what is reported of it, so the choices are made on tasks held out of training; the
     # expert ends 96 of 100 games within 20 commands, and a policy that has not goes in circles, at the cost of several
@@ -47,6 +50,7 @@ ENVS = {
         {"dev": None, "test": "valid_seen", "ood": "valid_unseen"},
         "methods_alfworld",
         {"test": 140, "ood": 134},  # all there are
+        {"nat": "nat-two-classes"},  # a game is won or not
     ),
 }  # fmt: skip
 

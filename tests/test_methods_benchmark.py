@@ -141,6 +141,16 @@ def test_the_second_iteration_goes_on_from_the_row_of_one(benchmark, monkeypatch
         assert (benchmark.ONCE_AND_TWICE[0], stages) in shared
 
 
+@pytest.mark.parametrize(("env", "classes"), [("webshop", None), ("alfworld", 2)])
+def test_in_games_that_are_won_or_not_nat_has_two_classes(benchmark, monkeypatch, tmp_path, env, classes):
+    def stop(name, values, folder):
+        raise InterruptedError(len(values["markers"]["markers"]) if "markers" in values else None)
+
+    monkeypatch.setattr(benchmark, "run_method", stop)
+    with pytest.raises(InterruptedError, match=str(classes)):
+        benchmark.run_row("nat", tmp_path / "nat", {}, benchmark.BUDGETS["small"], 0, benchmark.ENVS[env])
+
+
 def test_a_control_has_as_many_attempts_as_retries_cost(benchmark):
     more, few = benchmark.ROWS["rft_more"][1]["rollout"], benchmark.ROWS["rft"][1]["rollout"]
     assert more == {**few, "attempts": 7} and benchmark.BUDGETS["small"].attempts == 4
