@@ -28,6 +28,10 @@ METHODS: dict[str, str] = {
     "best_of_n": "trainers.methods.best_of_n:run_best_of_n",
 }
 
+ALSO_CALLED = {"sft": "bc"}
+"""Other names that are understood, as `icto train sft` and the checkpoint's folder call what bc does; runs record the
+first name."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -39,11 +43,12 @@ class Method:
 
 
 def find_method(name: str) -> Method:
-    """Import a method by its name or dotted path.
+    """Import a method by its name, another name of it, or a dotted path.
 
     Raises:
         ConfigError: no such method, or not a method; with the nearest name.
     """
+    name = ALSO_CALLED.get(name, name)
     path = name if ":" in name else METHODS[check_name(name, METHODS, "method")]
     function = load_dotted(path, "Method", "a method")
     return Method(name, function, _config_class(name, function))

@@ -103,7 +103,11 @@ class ICTOConfig(MethodConfig):
 
 
 def run_icto(config: ICTOConfig, run: Run) -> Path | None:
-    """Clone, then iterate; the reference of iteration k is the policy that explored in it."""
+    """Clone, then iterate.
+
+    The reference of iteration k is the policy that its contrast begins with: the one that explored in it, or with
+    `imitation` the one that imitation has just trained.
+    """
     config = prepared(config)
     if config.imitation:
         check_base(config)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from icto_gym.errors import check_name
 from trainers import stages
-from trainers.config import at_least
+from trainers.config import at_least, read_yaml
 from trainers.feedback import MonteCarloConfig, StepRewardConfig
 from trainers.methods.common import (
     MethodConfig,
@@ -24,6 +24,7 @@ from trainers.methods.common import (
 )
 from trainers.pairing.along import AlongPairingConfig, along_expert
 from trainers.playing_on import continue_compared, continue_episodes, explore_along, predict_values, value_steps
+from trainers.presets import fit_to, preset_names, preset_path
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
 from trainers.stages import Start
@@ -105,13 +106,24 @@ def run_ipr(config: IPRConfig, run: Run) -> Path | None:
 
 
 def _check_exploration(config: IPRConfig) -> None:
-    """Say which settings of exploration have no effect along the expert's path."""
+    """Say which settings of exploration have no effect along the expert's path.
+
+    What a preset says to all methods, such as the tasks they explore, nobody asked of this one: it is passed over.
+    """
     unused = {"attempts": 1, "epsilon": 0.0, "branch_fraction": 0.0, "max_tasks": None}
-    for name in (name for name, default in unused.items() if getattr(config.rollout, name) != default):
+    asked = {name: getattr(config.rollout, name) for name in unused}
+    for name in (name for name, value in asked.items() if value != unused[name] and value not in _preset(name)):
         logger.warning(
             "rollout.%s is %r and has no effect: IPR acts once from each step of each demonstration; "
-            "demonstrations.max_tasks and starts_per_task say how many", name, getattr(config.rollout, name),
+            "demonstrations.max_tasks and starts_per_task say how many", name, asked[name],
         )  # fmt: skip
+
+
+def _preset(name: str) -> list[Any]:
+    """What the presets that ship with the package give IPR for a setting of exploration."""
+    fit = fit_to("ipr", IPRConfig)
+    sections = [fit(read_yaml(preset_path(preset))).get("rollout") or {} for preset in preset_names()]
+    return [section[name] for section in sections if name in section]
 
 
 def _values(

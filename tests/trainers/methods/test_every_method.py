@@ -389,6 +389,17 @@ def test_ipr_names_settings_of_exploration_that_it_does_not_have(clone, tmp_path
     assert "rollout.attempts is 5 and has no effect" in caplog.text and "rollout.epsilon is 0.5" in caplog.text
 
 
+def test_ipr_passes_over_what_a_preset_says_to_all_methods(caplog):
+    from trainers.methods.ipr import IPRConfig, _check_exploration
+
+    preset = preset_values("smollm2-cpu", fit_to("ipr", IPRConfig))
+    _check_exploration(from_mapping(IPRConfig, preset, "the preset"))
+    assert preset["rollout"]["max_tasks"] == 120 and not caplog.text
+    asked = merged(preset, {"rollout": {"max_tasks": 40}})
+    _check_exploration(from_mapping(IPRConfig, asked, "the test"))
+    assert "rollout.max_tasks is 40 and has no effect" in caplog.text
+
+
 def test_the_best_of_n_is_a_result_like_others(clone, tmp_path):
     from trainers.evaluation.result import read_result
 

@@ -45,6 +45,15 @@ def test_an_unknown_method_is_answered_with_the_nearest():
         find_method("itco")
 
 
+def test_sft_is_another_name_of_bc_and_the_run_records_bc(tmp_path, capsys):
+    method = find_method("sft")
+    assert (method.name, method.config_class) == ("bc", find_method("bc").config_class)
+    (tmp_path / "config.yaml").write_text("method: bc\nrollout: {split: no-such-split}\n")
+    assert main(["run", "sft", "--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 2
+    assert "no-such-split" in capsys.readouterr().err  # it went as far as looking for tasks
+    assert (tmp_path / "run" / "config.yaml").read_text().startswith("method: bc\n")
+
+
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     (tmp_path / "my_methods.py").write_text(PLUGIN)
