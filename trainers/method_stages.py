@@ -17,7 +17,7 @@ from icto_gym.files import write_json
 from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.diagnostics import SAMPLED, TOKENS
-from trainers.evaluation.evaluate import chosen_manifest, decoding, play_all
+from trainers.evaluation.evaluate import chosen_manifest, circumstances, decoding, play_all
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.feedback.outcome import is_malformed
@@ -33,7 +33,7 @@ from trainers.pairing.prompt import (
 )
 from trainers.playing_on import played
 from trainers.policies.base import derive_seed
-from trainers.policies.players import Player
+from trainers.policies.players import Player, recipe_beside, weights_digest
 from trainers.policies.prompted import PromptedPolicy, Shown, answer_twice
 from trainers.records import append_record, read_records, write_records
 from trainers.rollout import RolloutConfig
@@ -248,24 +248,22 @@ def _marked(trajectory: Trajectory, marker: Marker) -> Trajectory:
 def best_of(run: Run, out: Path, player: Player, config: RolloutConfig, *, label: str) -> Path:
     """Play every task ``config.attempts`` times and keep the best: an upper bound, for it looks at the true reward.
 
-    ``out`` (a folder) gets ``attempts.jsonl`` (all), ``trajectories.jsonl`` (the best of each) and ``metrics.json``.
+    ``out`` (a folder) gets ``attempts.jsonl`` (all), ``trajectories.jsonl`` (the best of each) and ``metrics.json``,
+    where a task has one row: its best attempt, numbered 0 for the one seed that those of all attempts come from.
     """
 
     def work() -> dict[str, Any]:
         manifest, policy = chosen_manifest(config), player.load()
         played = play_all(policy, config, manifest, out / "attempts.jsonl")
-        best: dict[str, Trajectory] = {}
-        for item in played:
-            if item.task_id not in best or item.score > best[item.task_id].score:
-                best[item.task_id] = item
-        write_records(out / "trajectories.jsonl", list(best.values()))
-        rows = make_rows(best.values(), Scoring())
+        best = _best(played)
+        write_records(out / "trajectories.jsonl", best)
+        rows = tuple(replace(row, number=0) for row in make_rows(best, Scoring()))
         note = f"upper bound: the best of {config.attempts} attempts by the true reward, which no agent sees"
         how = {**decoding(policy, config, config.temperature), "best_of": config.attempts, "note": note}
+        recipe = recipe_beside(player.recipe, player.source, run.folder, out) | {"digest": weights_digest(player)}
         result = Result(
-            label=label, policy=policy.name, env_id=config.env_id, env_kwargs=dict(config.env_kwargs),
-            split=config.split, manifest_digest=manifest.digest, n_tasks=len(manifest), episodes=rows,
-            metrics=numbers_of(rows, seed=config.seed)[0], decoding=how,
+            label=label, episodes=rows, metrics=numbers_of(rows, seed=config.seed)[0], seeds=(config.seed,),
+            decoding=how, recipe=recipe, **circumstances(policy, config, manifest, played),
         )  # fmt: skip
         write_json(out / "metrics.json", result.to_json())
         return play_facts(played)
@@ -274,3 +272,12 @@ def best_of(run: Run, out: Path, player: Player, config: RolloutConfig, *, label
     inputs = {**player.inputs, "config": config, "label": label}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out / name for name in names])
     return out / "metrics.json"
+
+
+def _best(played: Sequence[Trajectory]) -> list[Trajectory]:
+    """The attempt at each task with the highest score, of equals the first."""
+    best: dict[str, Trajectory] = {}
+    for item in played:
+        if item.task_id not in best or item.score > best[item.task_id].score:
+            best[item.task_id] = item
+    return list(best.values())

@@ -150,20 +150,28 @@ def evaluate_policy(
     manifest, policy = chosen_manifest(config), load()
     jobs = decode.jobs(config, manifest)
     played = play_all(policy, config, manifest, out / "trajectories.jsonl", jobs=jobs)
-    environment = environment_facts(config)
     rows = make_rows(played, scoring)
     metrics, over_seeds = numbers_of(rows)
     result = Result(
-        label=label, policy=policy.name, env_id=config.env_id, split=config.split, n_tasks=len(manifest),
-        metrics=metrics, episodes=rows, env_kwargs=dict(config.env_kwargs), manifest_digest=manifest.digest,
-        seeds=decode.seeds or (config.seed,), over_seeds=over_seeds,
-        decoding=decoding(policy, config, decode.temperature), scoring=scoring,
-        settings=to_mapping(config), recipe=dict(recipe or {}),
-        prompt_digest=prompt_digest(played, environment["example"]),
-        versions={**environment["versions"], **package_versions(policy)}, code=code_version(),
+        label=label, metrics=metrics, episodes=rows, seeds=decode.seeds or (config.seed,), over_seeds=over_seeds,
+        decoding=decoding(policy, config, decode.temperature), scoring=scoring, recipe=dict(recipe or {}),
+        **circumstances(policy, config, manifest, played),
     ).to_json()  # fmt: skip
     write_json(out / "metrics.json", result)
     return result
+
+
+def circumstances(
+    policy: Policy, config: RolloutConfig, manifest: Manifest, played: Iterable[Trajectory]
+) -> dict[str, Any]:
+    """The fields of a `Result` that say who played what and with which settings, prompt, packages and code."""
+    environment = environment_facts(config)
+    return {
+        "policy": policy.name, "env_id": config.env_id, "env_kwargs": dict(config.env_kwargs), "split": config.split,
+        "manifest_digest": manifest.digest, "n_tasks": len(manifest), "settings": to_mapping(config),
+        "prompt_digest": prompt_digest(played, environment["example"]),
+        "versions": {**environment["versions"], **package_versions(policy)}, "code": code_version(),
+    }  # fmt: skip
 
 
 def play_all(

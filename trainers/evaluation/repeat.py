@@ -140,8 +140,15 @@ def read_settings(result: Result) -> tuple[RolloutConfig, Decoding]:
     """How a result was played.
 
     Raises:
-        DataError: it does not say (its episodes were scored without playing), or not in a way that can be used.
+        DataError: it does not say (its episodes were scored without playing), or not in a way that can be used; or it
+            is a bound, which no policy's play comes to.
     """
+    if "best_of" in result.decoding:
+        raise DataError(
+            f"The result is a bound, the best of {result.decoding['best_of']!r:.20} attempts at each task by the true "
+            "reward, and no play of a policy, so it cannot be repeated by itself. Make it anew, icto run best_of_n "
+            "--config <its run>/config.yaml --run <another folder>, and hold them side by side with icto compare."
+        )
     if not result.settings or not result.recipe or result.seeds is None:
         raise DataError(
             "The result does not say how it was played (it was scored from a file), so it cannot be repeated."

@@ -16,6 +16,7 @@ from icto_gym.store import TrajectoryStore
 from trainers.config import from_mapping, merged
 from trainers.feedback.monte_carlo import beginning
 from trainers.methods import find_method
+from trainers.methods.common import evaluate_splits, seeded
 from trainers.presets import fit_to, preset_values
 from trainers.records import PreferencePair, read_records, write_records
 from trainers.runs import Run
@@ -406,4 +407,23 @@ def test_the_best_of_n_is_a_result_like_others(clone, tmp_path):
     run_method("best_of_n", tmp_path, **clone, samples=3)
     result = read_result(tmp_path / "evaluation" / "best-of-3" / "test")
     assert (result.label, result.decoding["best_of"], result.over_seeds) == ("best-of-3", 3, {})
-    assert len(result.episodes) == result.n_tasks == 2
+    assert len(result.episodes) == result.n_tasks == 2 and {row.number for row in result.episodes} == {0}
+
+
+def test_the_best_of_n_says_what_it_depends_on_as_an_evaluation_does_but_is_not_repeated(clone, tmp_path, capsys):
+    from trainers.cli.main import main
+    from trainers.evaluation.result import read_result
+
+    method = find_method("best_of_n")
+    config = from_mapping(method.config_class, merged(SMALL, {**clone, "samples": 2}), "the test")
+    with Run(tmp_path) as run:
+        checkpoint = method.run(config, run)
+        played = evaluate_splits(run, checkpoint, "sft", seeded(config), ["test"], 2)[0]
+    bound, other = read_result(tmp_path / "evaluation" / "best-of-2" / "test"), read_result(played.parent)
+    for name in ("seeds", "prompt_digest", "versions", "code", "manifest_digest"):
+        assert getattr(bound, name) == getattr(other, name), name
+        assert getattr(bound, name), name
+    assert bound.recipe["digest"] == other.recipe["digest"] is not None
+    assert (bound.settings["attempts"], bound.settings["temperature"], bound.settings["split"]) == (2, 0.7, "test")
+    assert main(["evaluate", "--repeat", str(tmp_path / "evaluation" / "best-of-2" / "test")]) == 1
+    assert "The result is a bound, the best of 2 attempts" in capsys.readouterr().err
