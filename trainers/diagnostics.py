@@ -19,13 +19,14 @@ STAGES = {
 }  # fmt: skip
 """What an iteration's facts are called, and the stage that records them."""
 TOKENS = ("prompt_tokens", "response_tokens")
-"""What stages record of a policy's reading and writing."""
+"""What stages record of the reading and writing of a policy, or of a judge that is a language model."""
 SAMPLED = ("sampled", "final")
 """Where PPO's log holds them: at the first step of each iteration, and at the last step for answers of the result."""
 COSTS = (*TOKENS, "trained_tokens", "probe_tokens", "scoring_tokens")
 """What stages record of their cost, in tokens: read and written by policies in play and in sampling (PPO samples within
-its training), read in training, read and written by probes of a training, and read only to be scored: by the reference
-of a contrast, once, or by a reward model."""
+its training) and by a judge that is a language model (booked as play, where its stage stands), read in training, read
+and written by probes of a training, and read only to be scored: by the reference of a contrast, once, or by a reward
+model."""
 
 
 def tokens_of(trajectories: Iterable[Trajectory]) -> dict[str, int]:

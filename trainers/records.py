@@ -24,6 +24,9 @@ WORTH_CONTRASTING = 0.01
 """Least quality of an episode that may stand on the rejected side, however bad it is: 0 would leave it out."""
 
 
+_JUDGING = ("prompt_tokens", "response_tokens")
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What one judge decided about one trajectory."""
@@ -37,9 +40,14 @@ class Verdict:
     """Why, in words; never empty."""
     judge: str
     """Who decided."""
+    prompt_tokens: int = 0
+    """Read by a judge that is a language model, over all its asks; 0: it reads none, or does not count."""
+    response_tokens: int = 0
+    """Written by it."""
 
     def __post_init__(self) -> None:
         _check_text(self, "trajectory_id", "reason", "judge")
+        _check_counts(self, *_JUDGING)
         if not isinstance(self.accepted, bool):
             raise DataError(f"field accepted is {self.accepted!r:.80}, expected true or false")
         _check_number("score", self.score)
@@ -47,13 +55,13 @@ class Verdict:
             raise DataError(f"field score is {self.score!r}, expected a number from 0 to 1")
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return _dump(asdict(self))
+        """One line of JSON; tokens where there are any."""
+        return _dump({name: value for name, value in asdict(self).items() if name not in _JUDGING or value})
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Verdict:
         """Check a decoded line and build the verdict."""
-        return cls(**_known_fields(cls, record))
+        return cls(**_known_fields(cls, record, optional=_JUDGING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +310,13 @@ def _check_text(record: Any, *names: str) -> None:
 def _check_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise DataError(f"field {name} is {value!r:.80}, expected a finite number")
+
+
+def _check_counts(record: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise DataError(f"field {name} is {value!r:.80}, expected a whole number from 0")
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from icto_gym.files import read_json
 from icto_gym.trajectory import Trajectory
-from trainers.diagnostics import read_lines, tokens_of
+from trainers.diagnostics import TOKENS, read_lines, tokens_of
 from trainers.evaluation.evaluate import COST
 from trainers.feedback import StepRewarder
 from trainers.pairing import PairingResult
@@ -39,12 +39,15 @@ def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
 
 
 def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:
-    """How many were accepted, and why the others were not (the rule's name, the part before the colon)."""
+    """How many were accepted, why the others were not (the rule's name, the part before the colon), and the tokens of a
+    judge that counts them."""
     reasons = Counter(verdict.reason.partition(":")[0] for verdict in verdicts if not verdict.accepted)
+    tokens = {name: sum(getattr(verdict, name) for verdict in verdicts) for name in TOKENS}
     return {
         "trajectories": len(verdicts),
         "accepted": sum(verdict.accepted for verdict in verdicts),
         "rejected": dict(sorted(reasons.items())),
+        **(tokens if any(tokens.values()) else {}),
     }
 
 

@@ -22,11 +22,9 @@ from trainers.evaluation.evaluate import Decoding, chosen_manifest, evaluate_pol
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.watch import Watch
 from trainers.feedback import (
-    EndpointJudge,
-    Judge,
     JudgeConfig,
     StepRewardConfig,
-    judge_all,
+    judge_kept,
     make_judge,
     make_step_rewarder,
     reward_targets,
@@ -50,7 +48,6 @@ from trainers.records import (
     PreferencePair,
     StepRewards,
     Verdict,
-    append_record,
     read_episodes,
     read_records,
     write_records,
@@ -145,11 +142,11 @@ def evaluate(
 
 # ---- feedback ---------------------------------------------------------------------------------
 def judge(run: Run, out: Path, trajectories: Path, config: JudgeConfig) -> Path:
-    """Write a verdict on every trajectory; those of an endpoint, which cost money, outlive a kill."""
+    """Write a verdict on every trajectory; those that come one by one, or cost money, outlive a kill."""
     answered = out.with_name(f"{out.stem}.answered.jsonl")
 
     def work() -> dict[str, Any]:
-        verdicts = _verdicts(make_judge(config), read_episodes(trajectories), answered)
+        verdicts = judge_kept(make_judge(config), read_episodes(trajectories), answered)
         write_records(out, verdicts)
         return verdict_facts(verdicts)
 
@@ -157,17 +154,6 @@ def judge(run: Run, out: Path, trajectories: Path, config: JudgeConfig) -> Path:
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out], partial=[answered])
     distributed.on_first(lambda: answered.unlink(missing_ok=True))
     return out
-
-
-def _verdicts(judge: Judge, trajectories: list[Trajectory], answered: Path) -> list[Verdict]:
-    if not isinstance(judge, EndpointJudge):
-        return judge_all(judge, trajectories)
-
-    def keep(verdicts: Sequence[Verdict]) -> None:
-        for verdict in verdicts:
-            append_record(answered, verdict)
-
-    return judge.judge_all(trajectories, read_records(answered, Verdict) if answered.exists() else (), keep)
 
 
 def score_steps(

@@ -47,6 +47,13 @@ def test_verdicts_with_any_text_survive_a_file(tmp_path_factory, verdicts):
     assert read_records(path, Verdict) == verdicts
 
 
+def test_a_verdict_carries_the_tokens_of_a_judge_that_counts_them():
+    counted, plain = (Verdict("t#0", True, 1.0, "well", "wise", *tokens) for tokens in ((10, 2), ()))
+    assert Verdict.from_dict(json.loads(counted.to_json())) == counted and "tokens" not in plain.to_json()
+    with pytest.raises(DataError, match="field prompt_tokens is -1, expected a whole number from 0"):
+        Verdict("t#0", True, 1.0, "well", "wise", -1)
+
+
 @given(FILLED, st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=5))
 def test_step_rewards_survive_a_line(name, rewards):
     item = StepRewards(name, tuple(rewards), "recorded")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Trajectory
+from trainers.config import LATER
 from trainers.feedback.outcome import RuleConfig, RuleJudge
+from trainers.policies.base import Answer, Usage
 from trainers.records import Verdict
 
-Complete = Callable[[Sequence[Message]], str]
-"""Answers a conversation with text; retries and time limits are its own affair."""
-CompleteAll = Callable[[Sequence[Sequence[Message]]], list[str]]
+Complete = Callable[[Sequence[Message]], str | Answer]
+"""Answers a conversation with text, or with text and its tokens; retries and time limits are its own affair."""
+CompleteAll = Callable[[Sequence[Sequence[Message]]], Sequence[str | Answer]]
 """Answers several conversations, in order."""
 
 _QUESTION = """\
@@ -56,8 +58,12 @@ class EndpointJudgeConfig:
     """Questions asked at once."""
     max_new_tokens: int = 512
     """Longest answer, in tokens; a model that reasons in its answer needs more."""
+    base_url: str | None = field(default=None, metadata=LATER)
+    """Where the endpoint is, such as http://localhost:8000/v1; None: $OPENAI_BASE_URL, else OpenAI's own."""
 
     def __post_init__(self) -> None:
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"judge base_url is {self.base_url!r}; give an address such as http://localhost:8000/v1.")
         for name, low in (("asks", 1), ("max_text", 40), ("batch", 1), ("max_new_tokens", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"judge {name} is {getattr(self, name)!r}; give a whole number from {low}.")
@@ -118,32 +124,30 @@ class EndpointJudge:
 
     def _ask(self, trajectories: list[Trajectory]) -> list[Verdict]:
         questions = [self.question(trajectory) for trajectory in trajectories]
-        verdicts: dict[int, Verdict] = {}
+        found: dict[int, tuple[bool, float, str]] = {}
         problems: dict[int, str] = {}
+        spent = [Usage(0, 0)] * len(questions)
         for _ in range(self.config.asks):
-            waiting = [position for position in range(len(questions)) if position not in verdicts]
+            waiting = [position for position in range(len(questions)) if position not in found]
             if not waiting:
                 break
             answers = self._complete_all([questions[position] for position in waiting])
-            for position, answer in zip(waiting, answers, strict=True):
+            for position, answer in zip(waiting, map(_with_usage, answers), strict=True):
+                spent[position] = _sum(spent[position], answer.usage)
                 try:
-                    accepted, score, reason = parse_verdict(answer)
+                    found[position] = parse_verdict(answer.text)
                 except UnreadableVerdict as problem:
                     problems[position] = str(problem)
-                    said = Message("assistant", answer[:2000] or "(nothing)")
+                    said = Message("assistant", answer.text[:2000] or "(nothing)")
                     again = Message("user", _AGAIN.format(problem=problem))
                     questions[position] = [*questions[position], said, again]
-                else:
-                    name = trajectories[position].trajectory_id
-                    verdicts[position] = Verdict(name, accepted, score, reason, self.name)
         return [
-            verdicts.get(position) or self._without_verdict(trajectory, problems[position])
-            for position, trajectory in enumerate(trajectories)
+            Verdict(item.trajectory_id, *(found.get(n) or self._without_verdict(problems[n])), self.name, *spent[n])
+            for n, item in enumerate(trajectories)
         ]
 
-    def _without_verdict(self, trajectory: Trajectory, problem: str) -> Verdict:
-        reason = f"no verdict after asking {self.config.asks} times: {problem}"
-        return Verdict(trajectory.trajectory_id, False, 0.0, reason, self.name)
+    def _without_verdict(self, problem: str) -> tuple[bool, float, str]:
+        return False, 0.0, f"no verdict after asking {self.config.asks} times: {problem}"
 
     def question(self, trajectory: Trajectory) -> list[Message]:
         """What is asked about a trajectory."""
@@ -164,6 +168,14 @@ class EndpointJudge:
         # a record must not be able to close its own frame
         text = text.replace("END RECORD", "END_RECORD").strip()
         return text if len(text) <= limit else f"{text[: limit // 2]} [...] {text[-limit // 2 :]}"
+
+
+def _with_usage(answer: str | Answer) -> Answer:
+    return answer if isinstance(answer, Answer) else Answer(answer)
+
+
+def _sum(before: Usage, usage: Usage | None) -> Usage:
+    return before if usage is None else Usage(*map(sum, zip(before, usage, strict=True)))
 
 
 class UnreadableVerdict(Exception):

@@ -17,6 +17,7 @@ from trainers.feedback.llm_judge import EndpointJudge, EndpointJudgeConfig
 from trainers.feedback.monte_carlo import MonteCarloStepRewards
 from trainers.feedback.outcome import RuleConfig, RuleJudge
 from trainers.feedback.recorded import TARGETS, RecordedStepRewards, ReturnToGo
+from trainers.policies.base import Answer, ask
 
 STEP_REWARD_SOURCES = ("recorded", "learned", "monte_carlo")
 
@@ -60,10 +61,12 @@ def make_judge(config: JudgeConfig | str | None = None, **endpoint_options: Any)
 
     Args:
         config: a `JudgeConfig`, or just its ``judge`` with everything else at its default.
-        endpoint_options: for ``endpoint:<model>``: options of the ``openai:`` policy, such as ``base_url``.
+        endpoint_options: for ``endpoint:<model>``: options of the ``openai:`` policy, such as ``base_url``; they win
+            over ``config.endpoint``. Nothing is sent before the judge is asked.
 
     Raises:
-        ConfigError: there is no such judge.
+        ConfigError: there is no such judge, or it has no key.
+        DependencyNotInstalled: the package that speaks to endpoints is not installed.
     """
     config = JudgeConfig(judge=config) if isinstance(config, str) else config or JudgeConfig()
     kind, _, rest = config.judge.partition(":")
@@ -113,13 +116,14 @@ def make_reward_targets(config: StepRewardConfig | None = None) -> StepRewarder:
 
 
 def _endpoint_judge(model: str, config: JudgeConfig, options: dict[str, Any]) -> EndpointJudge:
-    """The endpoint is asked through the policy of the same kind, which brings retries and concurrency."""
+    """The endpoint is asked through the policy of the same kind, which retries, asks many at once and counts tokens."""
     from trainers.policies import Turn, make_policy
 
-    policy = make_policy(f"openai:{model}", **{"max_new_tokens": config.endpoint.max_new_tokens, **options})
+    own = {"max_new_tokens": config.endpoint.max_new_tokens, "base_url": config.endpoint.base_url}
+    policy = make_policy(f"openai:{model}", **{**own, **options})
 
-    def complete_all(questions: Sequence[Sequence[Message]]) -> list[str]:
-        return policy.act([Turn(question, {}) for question in questions])
+    def complete_all(questions: Sequence[Sequence[Message]]) -> list[Answer]:
+        return ask(policy, [Turn(question, {}) for question in questions])
 
     return EndpointJudge(
         lambda question: complete_all([question])[0],

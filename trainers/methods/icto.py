@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from icto_gym.errors import ConfigError
-from trainers import stages
+from trainers import distributed, stages
 from trainers.config import LATER, at_least, check_score
 from trainers.feedback import JudgeConfig, MonteCarloConfig, StepRewardConfig, make_judge, make_step_rewarder
 from trainers.methods.common import (
@@ -134,10 +134,10 @@ def _check_levels(config: ICTOConfig) -> None:
 
 
 def _check_plug_ins(config: ICTOConfig) -> None:
-    """Load what is named by a dotted path, so that a wrong one is found before training."""
+    """Make what is named by a dotted path or asks an endpoint, so that a wrong name, a package that is not there or a
+    missing key is found before training."""
     make_pairing(config.pairing)
-    if not config.judge.judge.startswith("endpoint:"):
-        make_judge(config.judge)
+    distributed.on_first(lambda: make_judge(config.judge).name)  # of several processes it alone judges and needs a key
     if ":" in config.step_rewards.source:
         make_step_rewarder(config.step_rewards)
 

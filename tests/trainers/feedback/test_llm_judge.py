@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from endpoint import Endpoint, good
 from hypothesis import given
 from hypothesis import strategies as st
 from packages import installed
@@ -14,8 +13,11 @@ from packages import installed
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step, Trajectory
 from trainers import stages
+from trainers.diagnostics import budget
+from trainers.digests import digest
 from trainers.feedback import EndpointJudge, EndpointJudgeConfig, JudgeConfig, RuleConfig, judge_all, make_judge
 from trainers.feedback.llm_judge import UnreadableVerdict, parse_verdict
+from trainers.policies.base import Answer, Usage
 from trainers.records import Verdict, read_records, write_records
 from trainers.runs import Run
 
@@ -151,6 +153,37 @@ def test_answers_of_a_judging_that_was_cut_off_are_not_asked_for_again(tmp_path,
         assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["episodes.jsonl", "verdicts.jsonl"]
 
 
+def test_tokens_of_a_judge_are_counted_once_over_a_kill_and_in_the_budget(tmp_path, monkeypatch):
+    """Two tokens are written and ten read at every ask; the third episode's first answer cannot be read."""
+    episodes = [play(n, f"a{n}") for n in range(3)]
+    write_records(tmp_path / "episodes.jsonl", episodes)
+    answers = [GOOD, Unplugged, GOOD, "well", GOOD]
+
+    def ask(messages):
+        if (text := answers.pop(0)) is Unplugged:
+            raise Unplugged
+        return Answer(text, Usage(10, 2))
+
+    monkeypatch.setattr(stages, "make_judge", lambda config: EndpointJudge(ask, "endpoint:wise", config.endpoint))
+    config, out = JudgeConfig("endpoint:wise", endpoint=EndpointJudgeConfig(batch=1)), tmp_path / "verdicts.jsonl"
+    with Run(tmp_path) as run:
+        with pytest.raises(Unplugged):
+            stages.judge(run, out, tmp_path / "episodes.jsonl", config)
+        stages.judge(run, out, tmp_path / "episodes.jsonl", config)
+        found, spent = stages.facts_of(run, out), budget(run)
+    assert [verdict.prompt_tokens for verdict in read_records(out, Verdict)] == [10, 10, 20]
+    assert (found["prompt_tokens"], found["response_tokens"]) == (40, 8)
+    assert (spent["sums"]["play"]["prompt_tokens"], spent["stages"]["verdicts"]["response_tokens"]) == (40, 8)
+
+
+def test_a_judge_that_counts_no_tokens_says_nothing_of_them(tmp_path):
+    assert EndpointJudge(lambda messages: Answer(GOOD, None)).judge(play()).prompt_tokens == 0
+    write_records(tmp_path / "episodes.jsonl", [play()])
+    with Run(tmp_path) as run:
+        out = stages.judge(run, tmp_path / "verdicts.jsonl", tmp_path / "episodes.jsonl", JudgeConfig())
+        assert "prompt_tokens" not in stages.facts_of(run, out) and "prompt_tokens" not in out.read_text()
+
+
 def test_a_file_that_is_there_is_not_replaced_by_verdicts(tmp_path):
     write_records(tmp_path / "episodes.jsonl", [play()])
     (tmp_path / "mine.jsonl").write_text("mine")
@@ -185,39 +218,36 @@ def test_a_setting_that_cannot_be_is_refused():
         EndpointJudgeConfig(asks=0)
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    """Answers like an OpenAI-compatible server: rejects what mentions a bed, is garbled about a cellar."""
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][0]["content"]
-        verdict = {"accepted": "a bed" not in question, "score": 0.7, "reason": "because"}
-        text = "I cannot tell." if "a cellar" in question else json.dumps(verdict)
-        reply = {
-            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-        }  # fmt: skip
-        data = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+def decide(request):
+    """Rejects what mentions a bed, is garbled about a cellar."""
+    question = request["messages"][0]["content"]
+    verdict = {"accepted": "a bed" not in question, "score": 0.7, "reason": "because"}
+    return good("I cannot tell." if "a cellar" in question else json.dumps(verdict), usage=(7, 3))
 
 
-def test_an_endpoint_is_asked_by_name():
+@pytest.fixture
+def endpoint(monkeypatch):
     installed("openai", extra="openai")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        judge = make_judge("endpoint:wise", base_url=f"http://127.0.0.1:{server.server_port}/v1")
-        rooms = ("a hall", "a bed", "a cellar")
-        verdicts = judge_all(judge, [play(n, f"a{n}", observation=room) for n, room in enumerate(rooms)])
-    finally:
-        server.shutdown()
-        server.server_close()
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = Endpoint()
+    server.default = decide
+    yield server
+    server.close()
+
+
+def test_an_endpoint_is_asked_by_name_at_the_address_of_the_config(endpoint):
+    judge = make_judge(JudgeConfig("endpoint:wise", endpoint=EndpointJudgeConfig(base_url=endpoint.url)))
+    assert not endpoint.requests  # making it asks nothing
+    rooms = ("a hall", "a bed", "a cellar")
+    verdicts = judge_all(judge, [play(n, f"a{n}", observation=room) for n, room in enumerate(rooms)])
     assert [verdict.accepted for verdict in verdicts] == [True, False, False]
     assert verdicts[0].judge == "endpoint:wise" and "no verdict after asking 2 times" in verdicts[2].reason
+    assert [(item.prompt_tokens, item.response_tokens) for item in verdicts] == [(7, 3), (7, 3), (14, 6)]
+    assert len(judge_all(make_judge("endpoint:wise", base_url=endpoint.url), [play()])) == 1
+
+
+def test_an_address_decides_results_and_one_that_is_none_is_refused():
+    assert digest(EndpointJudgeConfig(base_url="http://a/v1")) != digest(EndpointJudgeConfig())
+    with pytest.raises(ConfigError, match="base_url is 'localhost:8000/v1'; give an address such as http://"):
+        EndpointJudgeConfig(base_url="localhost:8000/v1")

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from packages import installed
 
 from icto_gym.errors import ConfigError, InvalidTask
 from icto_gym.files import read_json
@@ -231,6 +232,15 @@ def test_a_wrong_split_is_found_before_any_work(tmp_path):
 def test_a_wrong_plug_in_is_found_before_any_work(tmp_path, wrong):
     with pytest.raises(ConfigError, match="no_such_module"):
         icto(tmp_path, **wrong)
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+
+
+def test_a_judge_behind_an_endpoint_without_a_key_is_found_before_any_work(tmp_path, monkeypatch):
+    installed("openai", extra="openai")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds no key"):
+        icto(tmp_path, judge={"judge": "endpoint:wise"})
     assert not (tmp_path / "demonstrations.jsonl").exists()
 
 
