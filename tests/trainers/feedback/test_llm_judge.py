@@ -13,6 +13,7 @@ from packages import installed
 from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Step, Trajectory
 from trainers import stages
+from trainers.cli.main import main
 from trainers.diagnostics import budget
 from trainers.digests import digest
 from trainers.feedback import EndpointJudge, EndpointJudgeConfig, JudgeConfig, RuleConfig, judge_all, make_judge
@@ -245,6 +246,14 @@ def test_an_endpoint_is_asked_by_name_at_the_address_of_the_config(endpoint):
     assert verdicts[0].judge == "endpoint:wise" and "no verdict after asking 2 times" in verdicts[2].reason
     assert [(item.prompt_tokens, item.response_tokens) for item in verdicts] == [(7, 3), (7, 3), (14, 6)]
     assert len(judge_all(make_judge("endpoint:wise", base_url=endpoint.url), [play()])) == 1
+
+
+def test_the_verb_asks_the_endpoint_that_its_flags_name_and_shows_the_tokens(endpoint, tmp_path, capsys):
+    write_records(tmp_path / "episodes.jsonl", [play(n, f"a{n}") for n in range(2)])
+    words = ["judge", str(tmp_path / "episodes.jsonl"), "--judge", "endpoint:wise", "--out", str(tmp_path / "v.jsonl")]
+    assert main([*words, "--endpoint.base-url", endpoint.url]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["accepted"], shown["prompt_tokens"], shown["response_tokens"]) == (2, 14, 6)
 
 
 def test_an_address_decides_results_and_one_that_is_none_is_refused():

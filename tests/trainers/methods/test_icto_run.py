@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 from packages import installed
 
-from icto_gym.errors import ConfigError, InvalidTask
+from icto_gym.errors import ConfigError, DependencyNotInstalled, InvalidTask
 from icto_gym.files import read_json
 from icto_gym.store import TrajectoryStore
 from trainers.config import from_mapping, merged
@@ -241,6 +242,13 @@ def test_a_judge_behind_an_endpoint_without_a_key_is_found_before_any_work(tmp_p
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ConfigError, match="OPENAI_API_KEY holds no key"):
         icto(tmp_path, judge={"judge": "endpoint:wise"})
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+
+
+def test_a_judge_behind_an_endpoint_without_its_package_is_found_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(DependencyNotInstalled, match="openai"):
+        icto(tmp_path, judge={"judge": "endpoint:wise", "endpoint": {"base_url": "http://127.0.0.1:9/v1"}})
     assert not (tmp_path / "demonstrations.jsonl").exists()
 
 
