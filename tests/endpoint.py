@@ -63,9 +63,9 @@ class Endpoint:
         self._server.server_close()
 
 
-def good(text, usage=(7, 3), delay=0.0):
+def good(text, usage=(7, 3), delay=0.0, reason="stop"):
     body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
-    body["choices"] = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]
+    body["choices"] = [{"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}]
     if usage:
         body["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
     return 200, json.dumps(body).encode(), {}, delay

@@ -17,7 +17,16 @@ import gymnasium as gym
 from icto_gym.errors import BackendError
 from icto_gym.trajectory import Step, Trajectory
 from icto_gym.wrappers import BriefObservation, ReAct, RecordTrajectory
-from trainers.policies.base import Answer, Policy, Turn, Usage, derive_seed, draw_admissible, write_response
+from trainers.policies.base import (
+    LIMITS,
+    Answer,
+    Policy,
+    Turn,
+    Usage,
+    derive_seed,
+    draw_admissible,
+    write_response,
+)
 from trainers.sampling import Job, RolloutConfig, make_env, text_env, worked_example
 
 logger = logging.getLogger(__name__)
@@ -108,7 +117,7 @@ class Episode:
         self.trajectory: Trajectory | None = None
         self._random_steps: list[int] = []
         self._optimal: list[bool] | None = [] if optimal else None
-        self._tokens: list[Usage] = []
+        self._usages: dict[int, Usage] = {}
         self._prefix_steps = self._number = 0
         self._info: dict[str, Any] = {}
         self._env = pool.take()
@@ -134,7 +143,7 @@ class Episode:
     def answer(self, answer: Answer) -> None:
         """Carry out what the policy answered, and go on to the next turn."""
         if answer.usage is not None:
-            self._tokens.append(answer.usage)
+            self._usages[self._number] = answer.usage
         self._step(answer.text)
         self._explore()
 
@@ -210,9 +219,12 @@ class Episode:
         }
         if self._optimal is not None:
             facts["optimal"] = self._optimal
-        if self._tokens:
-            facts["prompt_tokens"] = sum(usage.prompt_tokens for usage in self._tokens)
-            facts["response_tokens"] = sum(usage.response_tokens for usage in self._tokens)
+        if self._usages:
+            facts["prompt_tokens"] = sum(usage.prompt_tokens for usage in self._usages.values())
+            facts["response_tokens"] = sum(usage.response_tokens for usage in self._usages.values())
+        for limit in LIMITS:  # named only where met, so that other records stay as they were
+            steps = [number for number, usage in self._usages.items() if getattr(usage, limit)]
+            facts |= {f"{limit}_steps": steps} if steps else {}
         return facts
 
 

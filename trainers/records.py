@@ -355,6 +355,14 @@ def random_steps(trajectory: Trajectory) -> tuple[int, ...]:
     return tuple((trajectory.extra or {}).get("random_steps") or ())
 
 
+def steps_at_limit(trajectory: Trajectory, limit: str) -> tuple[int, ...]:
+    """The steps, from 0, whose response was ``cut``, or whose conversation was ``shortened`` or had ``overflowed``.
+
+    None where nobody noted it, as in records of before it was.
+    """
+    return tuple((trajectory.extra or {}).get(f"{limit}_steps") or ())
+
+
 def retried_step(trajectory: Trajectory) -> int | None:
     """The step, from 0, from which an episode was taken up again; None for one that began at its beginning."""
     found = (trajectory.extra or {}).get("retried_step")

@@ -13,7 +13,8 @@ from trainers.diagnostics import TOKENS, read_lines, tokens_of
 from trainers.evaluation.evaluate import COST
 from trainers.feedback import StepRewarder
 from trainers.pairing import PairingResult
-from trainers.records import StepRewards, Verdict
+from trainers.policies.base import LIMITS
+from trainers.records import StepRewards, Verdict, steps_at_limit
 from trainers.runs import Run
 
 
@@ -24,13 +25,14 @@ def stage_name(run: Run, out: Path) -> str:
 
 
 def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
-    """Counts and means that say how play went."""
+    """Counts and means that say how play went; episodes with a limit met count under its name (see `Usage`)."""
     steps = [step for trajectory in trajectories for step in trajectory.steps]
     episodes = max(len(trajectories), 1)
     return {
         "episodes": len(trajectories),
         "successes": sum(trajectory.success for trajectory in trajectories),
         "broken": sum(trajectory.error is not None for trajectory in trajectories),
+        **{limit: sum(bool(steps_at_limit(item, limit)) for item in trajectories) for limit in LIMITS},
         "average_reward": round(sum(trajectory.score for trajectory in trajectories) / episodes, 6),
         "steps": len(steps),
         "invalid_action_share": round(sum(not step.valid for step in steps) / max(len(steps), 1), 6),

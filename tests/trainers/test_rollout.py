@@ -16,9 +16,10 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.testing import ScriptedEnv
 from icto_gym.wrappers import ReAct
 from trainers.policies import make_policy
-from trainers.policies.base import Usage
+from trainers.policies.base import LIMITS, Usage
 from trainers.rollout import Job, RolloutConfig, plan_jobs, rollout
 from trainers.sampling import choose_tasks
+from trainers.stage_facts import play_facts
 
 if "Scripted-v0" not in gym.registry:
     gym.register("Scripted-v0", entry_point="icto_gym.testing:ScriptedEnv", max_episode_steps=6)
@@ -182,6 +183,23 @@ def test_finished_episodes_are_replaced_at_once_and_forgotten(tmp_path):
     assert policy.batches == [5, 5, 5, 5, 2, 2]
     assert sorted(policy.forgotten) == sorted(found) and len(found) == 12
     assert all(trajectory.extra["response_tokens"] == 6 for trajectory in found.values())
+
+
+def test_the_steps_at_which_a_response_met_a_limit_are_noted_and_their_episodes_counted(tmp_path):
+    policy = Constant("Action: wait")
+
+    def act(turns):
+        answers, step = Constant.act(policy, turns), len(policy.batches) - 1
+        policy.last_usage = [Usage(10, 3, cut=step > 0, overflowed=step == 1) for _ in turns]
+        return answers
+
+    policy.act = act
+    config = replace(CONFIG, attempts=1, max_tasks=2, max_episode_steps=3)
+    found = list(play(config, policy, tmp_path / "t.jsonl").values())
+    assert len(found) == 2 and all("shortened_steps" not in item.extra for item in found)
+    assert all(item.extra["cut_steps"] == [1, 2] and item.extra["overflowed_steps"] == [1] for item in found)
+    facts = play_facts([*found, replace(found[0], extra=None)])
+    assert [facts[limit] for limit in LIMITS] == [2, 0, 2]
 
 
 def test_stored_episodes_are_not_played_again_and_doubled_jobs_once(tmp_path):

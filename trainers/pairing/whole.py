@@ -13,7 +13,7 @@ from icto_gym.errors import ConfigError
 from icto_gym.trajectory import Trajectory
 from trainers.pairing.balance import describe_balance
 from trainers.pairing.build import PairingResult
-from trainers.records import PreferencePair
+from trainers.records import PreferencePair, steps_at_limit
 
 logger = logging.getLogger(__name__)
 OPENING = 3
@@ -54,8 +54,9 @@ def against_expert(
 
     There is no shared prefix beyond the task, no margin and no judge (``verdicts`` and ``step_rewards`` are there since
     all pairings are called alike). ``counts`` account for every attempt: ``agent won``, ``expert won``, ``ties``,
-    ``broken``, ``without a demonstration``, ``nothing trainable``, ``identical``; and ``cut``, the rejected sides that
-    were shortened.
+    ``broken``, ``overflowed`` (a conversation did not fit the model, so an outcome says nothing of the attempt),
+    ``without a demonstration``, ``nothing trainable``, ``identical``; and ``cut``, the rejected sides that were
+    shortened.
     """
     config = config or WholePairingConfig()
     experts: dict[str, Trajectory] = {}
@@ -77,7 +78,10 @@ def against_expert(
     return result
 
 
-_OUTCOMES = ("agent won", "expert won", "ties", "broken", "without a demonstration", "nothing trainable", "identical")
+_OUTCOMES = (
+    "agent won", "expert won", "ties", "broken", "overflowed", "without a demonstration", "nothing trainable",
+    "identical",
+)  # fmt: skip
 
 
 def _pair(
@@ -86,6 +90,9 @@ def _pair(
     """The pair of one attempt; its outcome is counted under exactly one name."""
     if attempt.error is not None:
         counts["broken"] += 1
+        return None
+    if steps_at_limit(attempt, "overflowed"):
+        counts["overflowed"] += 1
         return None
     if expert is None:
         counts["without a demonstration"] += 1

@@ -33,10 +33,20 @@ class Turn(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Tokens of one response: what was read, and what was written."""
+    """What one response took: tokens that were read and written, and the limits that it met."""
 
     prompt_tokens: int
     response_tokens: int
+    cut: bool = False
+    """The response reached the longest length before it had ended."""
+    shortened: bool = False
+    """The conversation was too long, and was read without its oldest observations."""
+    overflowed: bool = False
+    """The conversation did not fit at all, and the response is ``""``."""
+
+
+LIMITS = ("cut", "shortened", "overflowed")
+"""The limits of a `Usage`; a trajectory's ``extra`` says in ``cut_steps`` and so on at which steps they were met."""
 
 
 class Answer(NamedTuple):

@@ -112,6 +112,8 @@ class Reply:
         self.tokens: list[int] = []
         """What was generated: `ids`, and the end-of-turn token if it came."""
         self.complete = False
+        self.cut = False
+        """It is complete only since no more tokens may be generated."""
         self.temperature = request.temperature
         self._words, self._limit = words, max_new_tokens
         self._branch = request.branch
@@ -148,7 +150,9 @@ class Reply:
             self.complete = True
         else:
             self.ids.append(token)
-            self.complete = not self.room or self._words.action_is_complete(self.ids)
+            ended = self._words.action_is_complete(self.ids)
+            self.cut = not ended and not self.room
+            self.complete = ended or self.cut
         return not self.complete
 
 

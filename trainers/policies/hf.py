@@ -35,6 +35,15 @@ class Written(NamedTuple):
     """Token ids that were generated, the one that ends the turn included if it came."""
     text: str
     """The response."""
+    cut: bool = False
+    """It reached ``max_new_tokens`` before it had ended."""
+    shortened: bool = False
+    """Old observations of the conversation were left out."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it took; a conversation of which nothing was read did not fit."""
+        return Usage(len(self.prompt), len(self.tokens), self.cut, self.shortened, overflowed=not self.prompt)
 
 
 class HFPolicy:
@@ -47,7 +56,8 @@ class HFPolicy:
 
     A conversation too long for the model loses its oldest observations (never the task or what is seen
     now), four at a time, until the response fits; if it still does not fit, the response is ``""``, which
-    the environment answers as it answers anything it does not understand. Both are logged once per episode.
+    the environment answers as it answers anything it does not understand. Both are logged once per episode, and
+    `Usage` says so of each response.
     """
 
     packages = ("torch", "transformers", "tokenizers")
@@ -128,9 +138,9 @@ class HFPolicy:
         return policy
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
-        """One response per turn, in order; `last_usage` holds their token counts."""
+        """One response per turn, in order; `last_usage` holds their token counts and the limits they met."""
         answers = self.write(turns)
-        self.last_usage = [Usage(len(answer.prompt), len(answer.tokens)) for answer in answers]
+        self.last_usage = [answer.usage for answer in answers]
         return [answer.text for answer in answers]
 
     def write(self, turns: Sequence[Turn]) -> list[Written]:
@@ -138,7 +148,7 @@ class HFPolicy:
         prompts = [self._prompt(turn) for turn in turns]
         requests = [
             Request(turn.episode, prompt, turn.temperature, turn.seed, turn.branch)
-            for turn, prompt in zip(turns, prompts, strict=True)
+            for turn, (prompt, _) in zip(turns, prompts, strict=True)
             if prompt is not None
         ]
         replies: list[Reply] = []
@@ -147,10 +157,13 @@ class HFPolicy:
             for batch in self._batches(requests):
                 replies += generate(self._engine, batch, self._words, self.max_new_tokens, self._drafts)
         written = iter(replies)
-        return [Written([], [], "") if prompt is None else self._written(prompt, next(written)) for prompt in prompts]
+        return [
+            Written([], [], "") if prompt is None else self._written(prompt, next(written), omitted)
+            for prompt, omitted in prompts
+        ]
 
-    def _written(self, prompt: list[int], reply: Reply) -> Written:
-        return Written(prompt, reply.tokens, self._words.text(reply.ids).strip())
+    def _written(self, prompt: list[int], reply: Reply, omitted: int) -> Written:
+        return Written(prompt, reply.tokens, self._words.text(reply.ids).strip(), reply.cut, omitted > 0)
 
     def forget(self, episode: str) -> None:
         """The episode has ended."""
@@ -183,8 +196,8 @@ class HFPolicy:
         for start in range(0, len(requests), size):
             yield requests[start : start + size]
 
-    def _prompt(self, turn: Turn) -> list[int] | None:
-        """The token ids of a turn, shortened where they must be; None where nothing helps."""
+    def _prompt(self, turn: Turn) -> tuple[list[int] | None, int]:
+        """The token ids of a turn and how many observations they are without; None where nothing helps."""
         room = self.max_context - self.max_new_tokens
         asked = turn.messages if self.marker is None else self.marker.apply(turn.messages, turn.info["instruction"])
         for omitted, messages in shortened(asked):
@@ -192,9 +205,9 @@ class HFPolicy:
             if len(prompt) <= room:
                 if omitted:
                     self._warn(turn, f"its {omitted} oldest observations are left out")
-                return prompt
+                return prompt, omitted
         self._warn(turn, "it is answered with an empty response")
-        return None
+        return None, 0
 
     def _warn(self, turn: Turn, outcome: str) -> None:
         if turn.episode not in self._warned:

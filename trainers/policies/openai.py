@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from icto_gym.dialogue import Message
 from icto_gym.errors import BackendError, ConfigError, check_name, require
+from icto_gym.wrappers import parse_response
 from trainers.policies.base import Answer, Turn, Usage
 from trainers.policies.gate import Gate, Pass
 from trainers.policies.threads import LeftThreads
@@ -226,7 +227,7 @@ class OpenAIPolicy:
         status, text = error.status_code, f"HTTP {error.status_code}: {self._redacted(str(error.message)):.500}"
         if status in (400, 413, 422) and _too_long(error):
             logger.warning("%s: the conversation is too long for %s; answered with ''", turn.episode, self.model)
-            return Answer("", None)
+            return Answer("", Usage(0, 0, overflowed=True))
         if getattr(error, "code", None) == "insufficient_quota":  # a 429 that no waiting mends
             return _Trouble(text, passing=False)
         if status in (408, 429) or status >= 500:
@@ -283,10 +284,15 @@ def _read(completion: Any) -> Answer:
     text = message.content
     if text is not None and not isinstance(text, str):
         raise ValueError(f"content is {type(text).__name__}, not text")
-    usage = getattr(completion, "usage", None)
+    usage, cut = getattr(completion, "usage", None), _is_cut(completion.choices[0].finish_reason, text or "")
     if usage is None or not isinstance(usage.prompt_tokens, int) or not isinstance(usage.completion_tokens, int):
-        return Answer(text or "", None)
-    return Answer(text or "", Usage(usage.prompt_tokens, usage.completion_tokens))
+        return Answer(text or "", Usage(0, 0, cut) if cut else None)
+    return Answer(text or "", Usage(usage.prompt_tokens, usage.completion_tokens, cut))
+
+
+def _is_cut(reason: str | None, text: str) -> bool:
+    """It reached the longest length with no complete ``Action:`` line; what follows such a line does not count."""
+    return reason == "length" and parse_response(text.rpartition("\n")[0]).problem != ""
 
 
 def _too_long(error: Any) -> bool:

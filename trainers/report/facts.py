@@ -19,6 +19,7 @@ _COUNTS = {
     "expert chosen": "pairs with the expert chosen", "expert won": "pairs with the expert chosen",
     "agent won at a step": "step pairs with the policy's own chosen",
     "expert won at a step": "step pairs with the expert chosen", "broken": "episodes: broken",
+    "overflowed": "left out: the conversation did not fit", "unfinished": "left out: an answer did not end",
     "not to be chosen": "successes refused by the judge", "not to be rejected": "failures that teach nothing",
     "identical": "left out: identical", "different start": "left out: different start",
     "nothing trainable": "left out: nothing to train", "repeated": "left out: repeated",
@@ -46,6 +47,13 @@ _MARKED = {
 """What NAT counts of what it imitates."""
 
 
+_LIMITS = {
+    "cut": "episodes with a response that did not end", "shortened": "with observations left out, for want of room",
+    "overflowed": "with a conversation that did not fit",
+}  # fmt: skip
+"""What play counts of the limits that responses met."""
+
+
 def demonstrated(run: RunData) -> str:
     """What the expert showed, and what of it was not taken."""
     facts = run.recorded("demonstrations")
@@ -59,6 +67,7 @@ def explored(iteration: Iteration) -> str:
     rows += _played("taken up again from one step", "of these successful", iteration.retries)
     for side, played in iteration.prompted.items():
         rows += _played(f"episodes under the {side} instruction", f"successful under the {side} one", played)
+    rows += _rows(iteration.recorded("explored"), _LIMITS)
     answered = iteration.recorded("answered")
     rows += _rows(answered, {"turns": "turns answered under either instruction", "broken": "episodes left out: broken"})
     refused = Counter(verdict.reason.partition(":")[0] for verdict in iteration.verdicts if not verdict.accepted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from episodes import play
 
@@ -45,6 +47,13 @@ def test_an_attempt_that_repeats_the_expert_word_for_word_teaches_nothing():
 def test_broken_attempts_and_tasks_without_a_demonstration_are_counted():
     _, counts = made(play(["search"], error="out of context"), play(["buy"], task="t/2"), play([]))
     assert counts == {"broken": 1, "without a demonstration": 1, "nothing trainable": 1}
+
+
+def test_an_attempt_whose_conversation_overflowed_is_left_out_under_a_reason_of_its_own():
+    lost = play(["search", "open b", "buy"], [0, 0, 0.5])
+    assert made(replace(lost, extra={"overflowed_steps": [2]})) == ([], {"overflowed": 1})
+    (_,), counts = made(replace(lost, extra={"shortened_steps": [1], "cut_steps": [2]}))
+    assert counts == {"expert won": 1, "pairs": 1}
 
 
 def test_a_rejected_attempt_keeps_the_experts_messages_and_ten():

@@ -117,10 +117,17 @@ def test_a_response_ends_with_its_action_line(text, complete):
 def test_a_response_ends_at_the_end_of_turn_and_at_the_limit():
     words = Words(TINY.tokenizer, [1])
     reply = Reply(Request("", [], 0.0, 0), words, 3)
-    assert [reply.take(token) for token in (70, 71, 72)] == [True, True, False]
+    assert [reply.take(token) for token in (70, 71, 72)] == [True, True, False] and reply.cut
     reply = Reply(Request("", [], 0.0, 0), words, 3)
     assert [reply.take(70), reply.take(1)] == [True, False]
-    assert reply.ids == [70] and reply.written == 2
+    assert reply.ids == [70] and reply.written == 2 and not reply.cut
+
+
+@pytest.mark.parametrize(("text", "cut"), [("Action: look\n", False), ("Action: look", True)])
+def test_a_response_is_cut_at_the_limit_unless_its_action_line_is_complete(text, cut):
+    tokens = TINY.tokenizer.encode(text)
+    reply = Reply(Request("", [], 0.0, 0), Words(TINY.tokenizer, [1]), len(tokens))
+    assert not [reply.take(token) for token in tokens][-1] and reply.cut == cut
 
 
 class Scripted(Words):
@@ -170,7 +177,8 @@ def test_branches_of_a_model_begin_with_different_words():
 def test_tokens_are_counted_per_turn():
     acting = policy(max_new_tokens=5)
     acting.act(turns())
-    assert acting.last_usage == [Usage(len(encode_prompt(TINY.tokenizer, messages)), 5) for messages in CONVERSATIONS]
+    read = [len(encode_prompt(TINY.tokenizer, messages)) for messages in CONVERSATIONS]
+    assert acting.last_usage == [Usage(tokens, 5, cut=True) for tokens in read]
 
 
 def test_old_observations_leave_a_conversation_that_is_too_long(caplog):
@@ -179,9 +187,11 @@ def test_old_observations_leave_a_conversation_that_is_too_long(caplog):
     whole = len(encode_prompt(TINY.tokenizer, messages))
     asked = [Turn(messages, {}, "long"), turns()[0]]
     with caplog.at_level(logging.WARNING):
-        answers = policy(max_context=whole).act(asked)
+        acting = policy(max_context=whole)
+        answers = acting.act(asked)
         policy(max_context=24 + 20).act(asked[:1])
     assert answers[1] == policy().act(asked[1:])[0]
+    assert [usage.shortened for usage in acting.last_usage] == [True, False]
     assert "its 4 oldest observations are left out" in caplog.text
     assert "answered with an empty response" in caplog.text
 
@@ -189,7 +199,7 @@ def test_old_observations_leave_a_conversation_that_is_too_long(caplog):
 def test_a_conversation_that_cannot_fit_is_answered_with_nothing():
     acting = policy(max_context=30)
     answers = acting.act(turns())
-    assert answers == [""] * 4 and acting.last_usage == [Usage(0, 0)] * 4
+    assert answers == [""] * 4 and acting.last_usage == [Usage(0, 0, overflowed=True)] * 4
 
 
 def test_shortening_keeps_the_task_and_what_is_seen_now():

@@ -230,7 +230,8 @@ def test_a_wish_that_makes_no_sense_is_none(wish):
 def test_a_conversation_too_long_is_answered_with_nothing(endpoint, caplog):
     endpoint.answers = [bad(400, "This model's maximum context length is 10 tokens", code="context_length_exceeded")]
     with caplog.at_level(logging.WARNING):
-        assert policy(endpoint).act(turns("x")) == [""]
+        acting = policy(endpoint)
+        assert acting.act(turns("x")) == [""] and acting.last_usage == [Usage(0, 0, overflowed=True)]
     assert "too long" in caplog.text and "e0" in caplog.text
 
 
@@ -238,6 +239,23 @@ def test_an_answer_without_text_or_counts_is_empty_and_uncounted(endpoint):
     endpoint.answers = [good(None, usage=None)]
     acting = policy(endpoint)
     assert acting.act(turns("x")) == [""] and acting.last_usage == [None] and acting.usage == Usage(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "usage", "expected"),
+    [
+        ("Thought: a", (7, 3), Usage(7, 3, cut=True)),
+        ("Action: look", None, Usage(0, 0, cut=True)),
+        ("Action: look\nThought: b", (7, 3), Usage(7, 3)),
+        ("Action: look\nThought: b", None, None),
+    ],
+)
+def test_an_answer_that_reached_the_longest_length_is_cut_unless_its_action_line_is_complete(
+    endpoint, text, usage, expected
+):
+    endpoint.answers = [good(text, usage, reason="length")]
+    acting = policy(endpoint)
+    assert acting.act(turns("x")) == [text] and acting.last_usage == [expected]
 
 
 @pytest.mark.parametrize("status", [401, 500])
