@@ -23,6 +23,7 @@ from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.feedback.outcome import is_malformed
 from trainers.markers import KEY, Marker, MarkerConfig, start_markers
 from trainers.pairing.prompt import (
+    NOTE,
     PromptContrast,
     PromptPairingConfig,
     label_agreement,
@@ -63,7 +64,8 @@ def sample_turns(
         kept = [found[item.trajectory.trajectory_id, item.step] for item in asked]
         write_records(out, kept)
         tokens = {name: sum(getattr(item, name) for item in kept) for name in TOKENS}
-        return {"turns": len(asked), "broken": sum(item.error is not None for item in episodes), **tokens}
+        again, broken = sum(item.asked_again for item in kept), sum(item.error is not None for item in episodes)
+        return {"turns": len(asked), "broken": broken, "asked_again": again, **tokens}
 
     inputs = {"trajectories": trajectories, **player.inputs, "config": config, "shown": shown}
     run.stage(stage_name(run, out), work, inputs=inputs, outputs=[out])
@@ -91,7 +93,8 @@ def pair_turns(
         whole = [(one, other) for one, other in sides if one.error is None and other.error is None]
         agreement = label_agreement((one.score, other.score) for one, other in whole)
         tokens = {name: play_facts(ended)[name] for name in TOKENS}
-        return {**pairing_facts(result), "played_on": len(jobs) // 2, "label_agreement": agreement, **tokens}
+        facts = {**pairing_facts(result), "note": NOTE}
+        return {**facts, "played_on": len(jobs) // 2, "label_agreement": agreement, **tokens}
 
     inputs = {
         "trajectories": trajectories, "contrasts": contrasts, **player.inputs, "config": config,
@@ -144,7 +147,7 @@ def pair_trajectories(run: Run, out: Path, positive: Path, negative: Path) -> Pa
         write_records(out, result.pairs)
         scores = {item.trajectory_id: item.score for item in [*sides[0], *sides[1]]}
         agreement = label_agreement((scores[pair.chosen_id], scores[pair.rejected_id]) for pair in result.pairs)
-        return {**pairing_facts(result), "label_agreement": agreement}
+        return {**pairing_facts(result), "note": NOTE, "label_agreement": agreement}
 
     run.stage(stage_name(run, out), work, inputs={"positive": positive, "negative": negative}, outputs=[out])
     return out

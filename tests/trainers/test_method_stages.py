@@ -12,7 +12,7 @@ from trainers.config import from_mapping
 from trainers.markers import MarkerConfig
 from trainers.method_stages import mark, pair_trajectories, pair_turns, sample_turns
 from trainers.methods.nat import NATConfig
-from trainers.pairing.prompt import PromptContrast, PromptPairingConfig
+from trainers.pairing.prompt import NOTE, PromptContrast, PromptPairingConfig
 from trainers.playing_on import played
 from trainers.presets import fit_to, preset_values
 from trainers.records import read_episodes, write_records
@@ -42,7 +42,7 @@ def turn_facts(run, pairing):
 
 def test_what_pairs_of_turns_teach_is_recorded(run):
     facts = turn_facts(run, PromptPairingConfig(agreement_pairs=0))
-    assert facts["pairs"] == facts["balance"]["pairs"] == 2
+    assert facts["pairs"] == facts["balance"]["pairs"] == 2 and facts["note"] == NOTE
     assert facts["balance"]["kinds"] == {"look … over knock …": 2}
     assert {"word": "check", "chosen_only": 2, "rejected_only": 0} in facts["one_sided_words"]
 
@@ -104,5 +104,5 @@ def test_what_pairs_of_whole_episodes_teach_is_recorded(run):
     for file, episodes in zip(files, (good, [replace(bad[0], error="broke"), bad[1]]), strict=True):
         write_records(file, episodes)
     facts = facts_of(run, pair_trajectories(run, run.path("pairs.jsonl"), *files))
-    assert facts["counts"] == {"broken": 1, "pairs": 1} and facts["balance"]["pairs"] == 1
+    assert facts["counts"] == {"broken": 1, "pairs": 1} and facts["balance"]["pairs"] == 1 and facts["note"] == NOTE
     assert facts["balance"]["kinds"] == {"search … over knock …": 1}

@@ -1,8 +1,8 @@
 """Contrast by instruction (RLCD, Yang et al., 2023), on agents: careful against careless, without a reward.
 
 There is no authoritative version for agents; what varies, the unit and the objective are this project's choices, and
-they stand in the run's config. ``objective`` dpo learns from the pairs directly, which needs no further model; rm_ppo
-is the original form: a reward model fitted to the pairs, and PPO against it.
+they stand in the run's config; the record of its pairs says so too. ``objective`` dpo learns from the pairs directly,
+which needs no further model; rm_ppo is the original form: a reward model fitted to the pairs, and PPO against it.
 """
 
 from __future__ import annotations

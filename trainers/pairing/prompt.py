@@ -22,7 +22,7 @@ from trainers.pairing.balance import describe_balance
 from trainers.pairing.build import PairingResult
 from trainers.pairing.trajectory import Unpaired, divergence
 from trainers.pairing.whole import OPENING, usable, whole_pair
-from trainers.records import PreferencePair
+from trainers.records import PreferencePair, steps_at_limit
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,11 @@ SENTENCES = (
      "Be a beginner who makes mistakes and does not complete the task."),
 )  # fmt: skip
 """Positive and negative instructions, in pairs of about the same length."""
+NOTE = (
+    "There is no authoritative version of RLCD for agents: the instructions, the unit and the objective are this "
+    "project's choices."
+)
+"""Stands beside what pairing recorded."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,14 @@ class PromptContrast:
     positive: str
     negative: str
     prompt_tokens: int = 0
-    """Read for both answers; 0 where the policy does not count, and in records of before tokens were kept."""
+    """Read for all answers to either; 0 where the policy does not count, and in records of before tokens were kept."""
     response_tokens: int = 0
-    """Written in both answers, usable or not."""
+    """Written in all answers to either, usable or not."""
+    positive_complete: bool = True
+    """It says something, and ended before the longest length; so taken too in records of before this was noted."""
+    negative_complete: bool = True
+    asked_again: int = 0
+    """So many further answers were sampled, since those before them were not complete."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -95,7 +105,7 @@ class PromptContrast:
             found = cls(**record)
         except TypeError as error:
             raise DataError(str(error)) from error
-        kinds = (str, int, int, str, str, int, int)
+        kinds = (str, int, int, str, str, int, int, bool, bool, int)
         for name, kind in zip(cls.__slots__, kinds, strict=True):
             if type(getattr(found, name)) is not kind:
                 raise DataError(f"field {name} is {getattr(found, name)!r:.80}, expected {kind.__name__}")
@@ -136,9 +146,9 @@ def prompted(messages: Sequence[Message], sentence: str) -> list[Message]:
 def turn_pairs(
     trajectories: Iterable[Trajectory], contrasts: Iterable[PromptContrast], expert_ids: Iterable[str] = ()
 ) -> PairingResult:
-    """Pairs of single responses under the plain prompt; both must parse, and their commands must differ.
+    """Pairs of single responses under the plain prompt; both must have ended and parse, and their commands must differ.
 
-    Counts: ``pairs``, ``malformed``, ``identical``.
+    Counts: ``pairs``, ``unfinished`` (empty, or cut at the longest length), ``malformed``, ``identical``.
     """
     episodes = {item.trajectory_id: item for item in trajectories}
     counts: Counter[str] = Counter(pairs=0)
@@ -155,7 +165,13 @@ def turn_pairs(
 
 
 def unusable(item: PromptContrast) -> str:
-    """Why two responses make no pair, or ``""``."""
+    """Why two responses make no pair, or ``""``.
+
+    One that was cut may hold a command, and a wrong one: half of what it was going to be. Training would end it there.
+    """
+    complete = item.positive_complete and item.negative_complete
+    if not complete or not item.positive.strip() or not item.negative.strip():
+        return "unfinished"
     positive, negative = parse_response(item.positive), parse_response(item.negative)
     if positive.problem or negative.problem:
         return "malformed"
@@ -179,7 +195,10 @@ def _turn_pair(trajectory: Trajectory, item: PromptContrast) -> PreferencePair:
 
 
 def trajectory_pairs(positive: Iterable[Trajectory], negative: Iterable[Trajectory]) -> PairingResult:
-    """Whole episodes of the same task and attempt, labelled by the instruction that they were played under."""
+    """Whole episodes of the same task and attempt, labelled by the instruction that they were played under.
+
+    An episode with a response that is empty or was cut is no side of a pair (``unfinished``).
+    """
     others = {_key(item): item for item in negative}
     counts: Counter[str] = Counter(pairs=0)
     pairs = []
@@ -195,12 +214,18 @@ def trajectory_pairs(positive: Iterable[Trajectory], negative: Iterable[Trajecto
 
 
 def _same(chosen: Trajectory, rejected: Trajectory) -> str:
+    if _unfinished(chosen) or _unfinished(rejected):
+        return "unfinished"
     try:
         divergence(chosen, rejected)
     except Unpaired as reason:
         if str(reason) != "nothing trainable":
             return str(reason)
     return "" if usable(chosen) and usable(rejected) else "nothing trainable"
+
+
+def _unfinished(trajectory: Trajectory) -> bool:
+    return bool(steps_at_limit(trajectory, "cut")) or not all(step.response.strip() for step in trajectory.steps)
 
 
 def _key(trajectory: Trajectory) -> tuple[str, str]:

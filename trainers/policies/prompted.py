@@ -12,6 +12,8 @@ from trainers.policies.base import Answer, Policy, Turn, Usage, ask, derive_seed
 
 BATCH = 16
 """Episodes that are answered together."""
+RETRIES = 5
+"""How often one answer is asked for again, at most, as RLCD publishes."""
 
 
 class PromptedPolicy:
@@ -60,7 +62,8 @@ def answer_twice(
     """Sample each turn under both instructions, the turns of an episode in order, several episodes at a time.
 
     An episode keeps its name over its turns, so a policy that keeps what it has read reads each history once per side.
-    A history is written as it was when the episode was played (``shown``).
+    A history is written as it was when the episode was played (``shown``). An answer that is empty or was cut at the
+    longest length is asked for again with another seed, up to `RETRIES` times.
     """
     episodes: dict[str, list[Question]] = defaultdict(list)
     for item in asked:
@@ -71,20 +74,44 @@ def answer_twice(
         for place in range(max(map(len, group))):
             now = [items[place] for items in group if place < len(items)]
             turns = [_turn(item, side, config, shown or Shown()) for item in now for side in (0, 1)]
-            answers = ask(policy, turns)
+            answers = _persist(policy, turns)
             for number, item in enumerate(now):
                 yield _contrast(item, *answers[2 * number : 2 * number + 2])
         for turn in [_turn(items[0], side, config, shown or Shown()) for items in group for side in (0, 1)]:
             getattr(policy, "forget", lambda name: None)(turn.episode)
 
 
-def _contrast(item: Question, positive: Answer, negative: Answer) -> PromptContrast:
-    """The two answers with what they cost, since a stage that is resumed knows only what its records say."""
-    usages = [answer.usage or Usage(0, 0) for answer in (positive, negative)]
+def _persist(policy: Policy, turns: Sequence[Turn]) -> list[list[Answer]]:
+    """All answers to each turn, of which the last counts."""
+    tried = [[answer] for answer in ask(policy, turns)]
+    for number in range(RETRIES):
+        left = [place for place, answers in enumerate(tried) if _may_end(answers[-1])]
+        if not left:
+            break
+        again = [turns[place]._replace(seed=derive_seed(turns[place].seed, "again", number)) for place in left]
+        for place, answer in zip(left, ask(policy, again), strict=True):
+            tried[place].append(answer)
+    return tried
+
+
+def _may_end(answer: Answer) -> bool:
+    """It is not complete, and another one may be: a conversation without room for one stays as long as it is."""
+    return not _complete(answer) and not (answer.usage is not None and answer.usage.overflowed)
+
+
+def _complete(answer: Answer) -> bool:
+    return bool(answer.text.strip()) and not (answer.usage is not None and answer.usage.cut)
+
+
+def _contrast(item: Question, positive: Sequence[Answer], negative: Sequence[Answer]) -> PromptContrast:
+    """The two answers with what all of them cost, since a stage that is resumed knows only what its records say."""
+    usages = [answer.usage or Usage(0, 0) for answer in (*positive, *negative)]
     return PromptContrast(
-        item.trajectory.trajectory_id, item.step, item.sentence, positive.text, negative.text,
+        item.trajectory.trajectory_id, item.step, item.sentence, positive[-1].text, negative[-1].text,
         prompt_tokens=sum(usage.prompt_tokens for usage in usages),
         response_tokens=sum(usage.response_tokens for usage in usages),
+        positive_complete=_complete(positive[-1]), negative_complete=_complete(negative[-1]),
+        asked_again=len(usages) - 2,
     )  # fmt: skip
 
 

@@ -47,6 +47,11 @@ _MARKED = {
 """What NAT counts of what it imitates."""
 
 
+_ANSWERED = {
+    "turns": "turns answered under either instruction", "asked_again": "answers asked for again",
+    "broken": "episodes left out: broken",
+}  # fmt: skip
+"""What RLCD's sampling counts."""
 _LIMITS = {
     "cut": "episodes with a response that did not end", "shortened": "with observations left out, for want of room",
     "overflowed": "with a conversation that did not fit",
@@ -69,7 +74,7 @@ def explored(iteration: Iteration) -> str:
         rows += _played(f"episodes under the {side} instruction", f"successful under the {side} one", played)
     rows += _rows(iteration.recorded("explored"), _LIMITS)
     answered = iteration.recorded("answered")
-    rows += _rows(answered, {"turns": "turns answered under either instruction", "broken": "episodes left out: broken"})
+    rows += _rows(answered, _ANSWERED)
     refused = Counter(verdict.reason.partition(":")[0] for verdict in iteration.verdicts if not verdict.accepted)
     if iteration.verdicts:
         rows.append(("accepted by the judge", str(sum(verdict.accepted for verdict in iteration.verdicts))))

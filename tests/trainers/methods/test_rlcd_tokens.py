@@ -13,6 +13,7 @@ from trainers.method_stages import pair_turns, sample_turns
 from trainers.models.config import ModelConfig
 from trainers.pairing.prompt import PromptContrast, PromptPairingConfig, unusable
 from trainers.policies.players import ActingConfig, model_player
+from trainers.policies.prompted import RETRIES
 from trainers.records import read_records, write_records
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
@@ -24,6 +25,10 @@ ENVIRONMENT = RolloutConfig(
 PAIRING = PromptPairingConfig(agreement_pairs=2)
 TINY = model_player(ModelConfig(name="tiny-random", lora=None), "tiny", ActingConfig(max_new_tokens=6))
 TOKENS = ("prompt_tokens", "response_tokens")
+ASKED = 1 + RETRIES
+"""How often the policy acts for one step of all episodes: an answer of a random model does not end."""
+OLD = ("trajectory_id", "step", "sentence", "positive", "negative")
+"""What records held at first."""
 
 
 class Mortal:
@@ -76,7 +81,8 @@ def test_sampling_counts_all_answers_also_those_that_make_no_pair(tmp_path):
     for name in TOKENS:
         assert facts[name] == sum(getattr(item, name) for item in contrasts) > 0
         assert all(getattr(item, name) > 0 for item in contrasts)
-    assert facts["response_tokens"] <= 6 * 2 * 9
+    assert 6 * 2 * 9 < facts["response_tokens"] <= 6 * 2 * 9 * ASKED
+    assert 0 < facts["asked_again"] == sum(item.asked_again for item in contrasts) <= 2 * 9 * RETRIES
     spent = budget(run)
     stages = [spent["stages"][f"iteration-01/{name}"] for name in ("trajectories", "contrasts")]
     assert all(spent["sums"]["play"][name] == sum(stage[name] for stage in stages) for name in TOKENS)
@@ -85,21 +91,21 @@ def test_sampling_counts_all_answers_also_those_that_make_no_pair(tmp_path):
 def test_sampling_that_was_killed_ends_with_the_tokens_of_one_that_was_not(tmp_path):
     expected = sampled(*opened(tmp_path / "quiet"))
     run, episodes = opened(tmp_path / "killed")
-    for acts in (1, 0, 1):
+    for acts in (ASKED, 0, ASKED + 1):
         with pytest.raises(KeyboardInterrupt):
             sampled(run, episodes, dying_after(acts))
     assert len(read_records(run.iteration(1) / "contrasts.jsonl", PromptContrast)) == 6
     assert sampled(run, episodes) == expected
 
 
-def test_records_without_tokens_are_read_on_and_count_as_none(tmp_path):
+def test_records_without_tokens_and_retries_are_read_on_and_count_as_none(tmp_path):
     """As a stage that older code began left them."""
     run, episodes = opened(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        sampled(run, episodes, dying_after(1))
+        sampled(run, episodes, dying_after(ASKED))
     path = run.iteration(1) / "contrasts.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    old = [{key: value for key, value in line.items() if key not in TOKENS} for line in lines]
+    old = [{key: value for key, value in line.items() if key in OLD} for line in lines]
     path.write_text("".join(json.dumps(line) + "\n" for line in old))
     facts, contrasts = sampled(run, episodes)
     assert [item.response_tokens > 0 for item in contrasts] == [item.step > 0 for item in contrasts]

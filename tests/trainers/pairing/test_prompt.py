@@ -38,6 +38,13 @@ def test_both_must_parse_and_differ_in_their_command():
     assert turn_pairs([EPISODE], answers).counts == {"identical": 1, "malformed": 1, "pairs": 0}
 
 
+def test_an_answer_that_is_empty_or_was_cut_makes_no_pair_though_a_command_may_be_read_from_it():
+    whole = contrast("Action: open the door", "Action: knock")
+    cut = [replace(whole, positive_complete=False), replace(whole, negative_complete=False)]
+    empty = [replace(whole, positive=" "), replace(whole, negative="")]
+    assert turn_pairs([EPISODE], [whole, *cut, *empty]).counts == {"pairs": 1, "unfinished": 4}
+
+
 def test_each_episode_draws_its_instructions_once_and_turns_may_be_limited():
     asked = questions([EPISODE, play(["look"], attempt=1, error="broke")], PromptPairingConfig(max_turns=2))
     assert len(asked) == 2 and len({item.sentence for item in asked}) == 1
@@ -58,18 +65,34 @@ def test_whole_episodes_are_paired_by_task_and_attempt():
     assert result.pairs[0].chosen_id == "t/1@p-positive#0"
 
 
+def test_an_episode_with_a_response_that_is_empty_or_was_cut_is_no_side_of_a_pair():
+    def sides(**changes):
+        negative = replace(play(["search", "knock"]), trajectory_id="t/1@p-negative#0")
+        return [EPISODE], [replace(negative, **changes)]
+
+    cut = {"extra": {"cut_steps": [1]}}
+    empty = {"steps": (replace(EPISODE.steps[0], response="", action=""),)}
+    for positive, negative in (sides(**cut), sides(**cut)[::-1], sides(**empty)):
+        assert trajectory_pairs(positive, negative).counts == {"pairs": 0, "unfinished": 1}
+    assert trajectory_pairs(*sides()).counts == {"pairs": 1}
+
+
 def test_agreement_counts_ties_apart():
     found = label_agreement([(1.0, 0.0), (0.2, 0.4), (0.5, 0.5), (0.6, 0.1)])
     assert found == {"pairs": 4, "agrees": 2, "disagrees": 1, "ties": 1, "agreement": 0.6667}
     assert label_agreement([])["agreement"] is None
 
 
-def test_a_contrast_is_read_back_with_its_tokens_and_one_of_before_they_were_kept_without():
-    item = replace(contrast("Action: a", "Action: b"), prompt_tokens=90, response_tokens=7)
+def test_a_contrast_is_read_back_with_all_it_holds_and_one_of_before_that_was_kept_without():
+    item = replace(
+        contrast("Action: a", "Action: b"), prompt_tokens=90, response_tokens=7, asked_again=2, positive_complete=False,
+        negative_complete=False,
+    )  # fmt: skip
     record = json.loads(item.to_json())
     assert PromptContrast.from_dict(record) == item
-    for name in ("prompt_tokens", "response_tokens"):
-        with pytest.raises(DataError, match=f"field {name} is 1.5, expected int"):
+    kinds = dict.fromkeys(("prompt_tokens", "response_tokens", "asked_again"), "int")
+    for name, kind in {**kinds, "positive_complete": "bool", "negative_complete": "bool"}.items():
+        with pytest.raises(DataError, match=f"field {name} is 1.5, expected {kind}"):
             PromptContrast.from_dict({**record, name: 1.5})
         del record[name]
     assert PromptContrast.from_dict(record) == contrast("Action: a", "Action: b")
