@@ -126,7 +126,7 @@ class EndpointJudge:
         questions = [self.question(trajectory) for trajectory in trajectories]
         found: dict[int, tuple[bool, float, str]] = {}
         problems: dict[int, str] = {}
-        spent = [Usage(0, 0)] * len(questions)
+        spent = [(0, 0)] * len(questions)
         for _ in range(self.config.asks):
             waiting = [position for position in range(len(questions)) if position not in found]
             if not waiting:
@@ -174,8 +174,11 @@ def _with_usage(answer: str | Answer) -> Answer:
     return answer if isinstance(answer, Answer) else Answer(answer)
 
 
-def _sum(before: Usage, usage: Usage | None) -> Usage:
-    return before if usage is None else Usage(*map(sum, zip(before, usage, strict=True)))
+def _sum(spent: tuple[int, int], usage: Usage | None) -> tuple[int, int]:
+    """Tokens read and written, with those of one more answer."""
+    if usage is None:
+        return spent
+    return spent[0] + usage.prompt_tokens, spent[1] + usage.response_tokens
 
 
 class UnreadableVerdict(Exception):
