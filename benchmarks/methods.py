@@ -267,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--env", choices=list(ENVS), default="webshop", help="where it is played")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="where the table is; default: beside this file, a folder a budget")
     parser.add_argument("--trials", type=int, help="settings to try per method, in place of the budget's")
     parser.add_argument("--model", default=None, help="another model's name or folder")
     parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16, in training and in play")
@@ -292,12 +292,13 @@ def main(arguments: list[str] | None = None) -> None:
     budget = BUDGETS[options.budget]
     budget = replace(budget, trials=options.trials or budget.trials, **env.asked)
 
+    # a table of one budget must not take the place of another's; that of `small` was there first
+    results = options.results or (RESULTS if options.budget == "small" else RESULTS / options.budget)
+
     def table() -> str:
         spent = {key: value for key, value in asdict(budget).items() if key != "further"}
         spent["methods"] = budget.rows()
-        return write_tables(
-            options.budget, spent, options.seeds, options.folder, options.results, keep=options.keep, env=env
-        )
+        return write_tables(options.budget, spent, options.seeds, options.folder, results, keep=options.keep, env=env)
 
     for seed in [] if options.table else options.seeds:
         here = options.folder / f"{options.budget}-seed-{seed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -139,6 +140,14 @@ def test_the_second_iteration_goes_on_from_the_row_of_one(benchmark, monkeypatch
             benchmark.run_row(row, tmp_path / row, {}, benchmark.BUDGETS["small"], 0)
         stages = (*benchmark.FIRST_ITERATION, "evaluation.icto-1.dev")
         assert (benchmark.ONCE_AND_TWICE[0], stages) in shared
+
+
+@pytest.mark.parametrize(("budget", "place"), [("small", "."), ("brief", "brief"), ("full", "full")])
+def test_each_budget_has_a_table_of_its_own(benchmark, monkeypatch, tmp_path, budget, place):
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
+    told = re.escape(f"so {tmp_path / 'results' / place} stays as it is")
+    with pytest.raises(ConfigError, match=told):
+        benchmark.main(["--budget", budget, "--table", "--folder", str(tmp_path / "runs")])
 
 
 @pytest.mark.parametrize(("env", "classes"), [("webshop", None), ("alfworld", 2)])

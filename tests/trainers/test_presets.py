@@ -91,6 +91,9 @@ def test_a_rate_for_all_weights_is_told_where_an_adapter_is_trained(caplog):
     prepared(from_mapping(config_class, values, "the test"))
     assert "dpo.learning_rate is 1e-07, as for all weights" in caplog.text
     caplog.clear()
+    prepared(ETOConfig())
+    assert "learning_rates is 5e-07, as for all weights" in caplog.text and "dpo." not in caplog.text
+    caplog.clear()
     prepared(from_mapping(config_class, {**values, "model": {**values["model"], "lora": None}}, "the test"))
     assert "learning_rate" not in caplog.text
 

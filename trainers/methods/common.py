@@ -55,7 +55,7 @@ class MethodConfig(EngineConfig):
 
 
 LEAST_RATE = 1e-6
-"""A learning rate below this does next to nothing to an adapter."""
+"""A learning rate up to this does next to nothing to an adapter."""
 C = TypeVar("C")
 M = TypeVar("M", bound=MethodConfig)
 
@@ -125,12 +125,19 @@ def check_precision(config: MethodConfig) -> None:
 
 def check_rates(config: MethodConfig) -> None:
     """Warn of a learning rate that was published for all weights where an adapter is trained, which it hardly moves."""
-    for item in dataclasses.fields(config) if config.model.lora is not None else ():
-        section = getattr(config, item.name)
-        if isinstance(section, OptimizerConfig) and section.learning_rate < LEAST_RATE:
+    if config.model.lora is None:
+        return
+    sections = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    rates = {f"{name}.learning_rate": part.learning_rate for name, part in sections.items()
+             if isinstance(part, OptimizerConfig)}  # fmt: skip
+    if sections.get("learning_rates"):  # ETO's, in the place of that under dpo
+        rates["learning_rates"] = min(sections["learning_rates"])
+        del rates["dpo.learning_rate"]
+    for name, rate in rates.items():
+        if rate <= LEAST_RATE:
             logger.warning(
-                "%s.learning_rate is %g, as for all weights; an adapter hardly moves by it. Give about twenty times as "
-                "much, or set model.lora to None.", item.name, section.learning_rate,
+                "%s is %g, as for all weights; an adapter hardly moves by it. Give about twenty times as much, or set "
+                "model.lora to None.", name, rate,
             )  # fmt: skip
 
 

@@ -137,7 +137,8 @@ def _check_plug_ins(config: ICTOConfig) -> None:
     """Make what is named by a dotted path or asks an endpoint, so that a wrong name, a package that is not there or a
     missing key is found before training."""
     make_pairing(config.pairing)
-    distributed.on_first(lambda: make_judge(config.judge).name)  # of several processes it alone judges and needs a key
+    # of several processes the first alone judges and needs a key; the others are told whether it could be made
+    distributed.on_first(lambda: type(make_judge(config.judge)).__name__)
     if ":" in config.step_rewards.source:
         make_step_rewarder(config.step_rewards)
 

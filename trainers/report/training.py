@@ -100,13 +100,13 @@ def _failures(probes: Sequence[dict[str, Any]]) -> str:
 def _ending(run: RunData, stage: str) -> str:
     """Why a training ended before its last step, if it did, and which weights were kept, if not the last ones."""
     lines = run.training.get(stage, [])
-    ends = [f"{stage} stopped early {line['stopped_early']}" for line in lines if "stopped_early" in line]
+    ends = [f"{stage} stopped early {line['stopped_early']}" for line in lines if "stopped_early" in line][-1:]
     kept, last = run.recorded(stage).get("kept_step"), lines[-1].get("step") if lines else None
     if isinstance(kept, int) and kept != last:
         which = f"after step {kept}" if kept else "before the first step"
         ends.append(f"{stage} kept the weights {which}: none were better on dev. What was measured at the end of "
                     f"training is of those after step {last}.")  # fmt: skip
-    return "".join(element("p", text(words), class_="quiet") for words in ends[-2:])
+    return "".join(element("p", text(words), class_="quiet") for words in ends)
 
 
 def _series(lines: Sequence[dict[str, Any]], key: str, name: str) -> Series:
