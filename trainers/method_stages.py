@@ -175,7 +175,8 @@ def train_ppo(
         from trainers.training.ppo import train_ppo as train
 
         prompts = [pair.prompt for pair in read_pairs(pairs)]
-        train(prompts, reward, start, config, out, **watching(run, out, watch, start_markers(start)))
+        with watching(run, out, watch, start, start_markers(start)) as watched:
+            train(prompts, reward, start, config, out, **watched)
         return {**training_facts(run, out), **_sampled_tokens(run, out)}
 
     inputs = {"pairs": pairs, "reward": reward, "start": start, "config": config, "watch": watch}

@@ -40,6 +40,13 @@ def play_facts(trajectories: list[Trajectory]) -> dict[str, Any]:
     }
 
 
+def evaluation_facts(episodes: Sequence[Trajectory], known: Sequence[Trajectory]) -> dict[str, int]:
+    """How many episodes, those that were known before, and tokens read and written for the others."""
+    before = {item.trajectory_id for item in known}
+    tokens = tokens_of(item for item in episodes if item.trajectory_id not in before)
+    return {"episodes": len(episodes), **({"taken_over": len(before)} if before else {}), **tokens}
+
+
 def verdict_facts(verdicts: list[Verdict]) -> dict[str, Any]:
     """How many were accepted, why the others were not (the rule's name, the part before the colon), and the tokens of a
     judge that counts them."""

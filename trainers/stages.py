@@ -8,7 +8,8 @@ log and ``metrics.jsonl`` is the place of its output in the run folder.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers import distributed
 from trainers.evaluation.evaluate import Decoding, chosen_manifest, evaluate_policy, greedy
+from trainers.evaluation.looks import begin_with, known_of
 from trainers.evaluation.metrics import Scoring
 from trainers.evaluation.watch import Watch
 from trainers.feedback import (
@@ -55,6 +57,7 @@ from trainers.records import (
 from trainers.rollout import RolloutConfig, plan_jobs, play_in_order
 from trainers.runs import Run
 from trainers.stage_facts import (
+    evaluation_facts,
     pairing_facts,
     play_facts,
     scoring_facts,
@@ -128,10 +131,13 @@ def evaluate(
 
     def work() -> dict[str, Any]:
         recipe = recipe_beside(player.recipe, player.source, run.folder, out) | {"digest": weights_digest(player)}
+        known = [] if decode else known_of(run.folder, player, config)
+        begin_with(known, out / "trajectories.jsonl")
         result = evaluate_policy(player.load, config, out, label=label, decode=decode, scoring=scoring, recipe=recipe)
-        played = play_facts(list(TrajectoryStore(out / "trajectories.jsonl")))
-        tokens = {name: played[name] for name in ("episodes", "prompt_tokens", "response_tokens")}
-        return {**{name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()}, **tokens}
+        return {
+            **{name: round(estimate["value"], 4) for name, estimate in result["metrics"].items()},
+            **evaluation_facts(list(TrajectoryStore(out / "trajectories.jsonl")), known),
+        }
 
     inputs = {**player.inputs, "config": config, "label": label}
     inputs |= {name: value for name, value in asked.items() if value is not None}
@@ -277,7 +283,8 @@ def train_sft(
         if not episodes:
             raise DataError(f"{trajectories} holds no trajectories, so there is nothing to imitate.")
         known = markers or start_markers(start)
-        train(episodes, start, config, out, markers=known, **watching(run, out, watch, known))
+        with watching(run, out, watch, start, known) as watched:
+            train(episodes, start, config, out, markers=known, **watched)
         return training_facts(run, out)
 
     inputs = {"trajectories": trajectories, "start": start, "config": config, "watch": watch}
@@ -299,7 +306,8 @@ def train_dpo(
         from trainers.training.dpo import train_dpo as train
 
         found = read_pairs(pairs)
-        train(found, start, config, out, reference=reference, **watching(run, out, watch, start_markers(start)))
+        with watching(run, out, watch, start, start_markers(start)) as watched:
+            train(found, start, config, out, reference=reference, **watched)
         return training_facts(run, out)
 
     inputs = {"pairs": pairs, "start": start, "config": config, "watch": watch, "reference": reference}
@@ -359,10 +367,15 @@ def read_pairs(path: Path) -> list[PreferencePair]:
     return found
 
 
-def watching(run: Run, out: Path, watch: Watch | None, markers: MarkerConfig | None) -> dict[str, Any]:
-    """The log and the probe that trainers take."""
-    marker = markers.best if markers else None
-    return {"log": run.metric_logger(stage_name(run, out)), "probe": watch.make(marker) if watch else None}
+@contextmanager
+def watching(
+    run: Run, out: Path, watch: Watch | None, start: Start, markers: MarkerConfig | None
+) -> Iterator[dict[str, Any]]:
+    """The log and the probe that trainers take; after the training the look that chose its weights is kept."""
+    probe = watch.make(run.folder, out, start, markers.best if markers else None) if watch else None
+    yield {"log": run.metric_logger(stage_name(run, out)), "probe": probe}
+    if watch:
+        watch.end(out)
 
 
 # ---- records ----------------------------------------------------------------------------------

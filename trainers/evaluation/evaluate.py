@@ -21,6 +21,7 @@ from trainers.evaluation.metrics import HIGHER_IS_BETTER, Scoring
 from trainers.evaluation.provenance import code_version, environment_facts, package_versions, prompt_digest
 from trainers.evaluation.result import Result, make_rows, numbers_of
 from trainers.policies.base import Policy, derive_seed
+from trainers.records import write_records
 from trainers.rollout import Job, RolloutConfig, plan_jobs, play_in_order, rollout
 from trainers.sampling import choose_tasks, list_tasks, without_replicas
 
@@ -210,7 +211,12 @@ class MemoryStore(TrajectoryStore):
 
 
 def make_probe(
-    config: RolloutConfig, probe: ProbeConfig, playing: Callable[[Any, Any], AbstractContextManager[Policy]]
+    config: RolloutConfig,
+    probe: ProbeConfig,
+    playing: Callable[[Any, Any], AbstractContextManager[Policy]],
+    *,
+    known: Sequence[Trajectory] = (),
+    keep: Callable[[int], Path] | None = None,
 ) -> Callable[[int, Any, Any], dict[str, float]] | None:
     """A function for trainers: ``probe(step, model, tokenizer)`` plays a few tasks with the live model.
 
@@ -218,6 +224,8 @@ def make_probe(
         config: the environment.
         probe: which tasks and how many.
         playing: puts a policy around a model and its tokenizer, for the time of a ``with`` block.
+        known: what the weights before the first step (step 0) have played; those tasks are not played again.
+        keep: in which file the episodes of a step are kept; None: they are looked at and forgotten.
 
     Returns:
         None where the policy is not to be watched.
@@ -227,12 +235,19 @@ def make_probe(
     played = greedy(config, probe.split, probe.tasks)
     played = replace(played, workers=without_replicas(played.workers))  # the live model is here alone
     jobs = plan_jobs(played)
+    planned = {job.task_id: place for place, job in enumerate(jobs)}
+    before = [item for item in known if item.task_id in planned]
 
     def look(step: int, model: Any, tokenizer: Any) -> dict[str, float]:
-        store = MemoryStore()
-        with playing(model, tokenizer) as policy:
-            rollout(policy, played, jobs, store, progress=False)
-        numbers = probe_numbers(store.kept)
+        there, store = [] if step else before, MemoryStore()
+        left = [job for job in jobs if job.task_id not in {item.task_id for item in there}]
+        if left:
+            with playing(model, tokenizer) as policy:
+                rollout(policy, played, left, store, progress=False)
+        episodes = sorted([*there, *store.kept], key=lambda item: planned[item.task_id])
+        if keep:
+            write_records(keep(step), episodes)
+        numbers = probe_numbers(episodes)
         logger.info("step %d: %s", step, ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
         return {**numbers, **{f"{COST}{name}": float(count) for name, count in tokens_of(store.kept).items()}}
 
