@@ -131,7 +131,7 @@ def evaluate(
 
     def work() -> dict[str, Any]:
         recipe = recipe_beside(player.recipe, player.source, run.folder, out) | {"digest": weights_digest(player)}
-        known = [] if decode else known_of(run.folder, player, config)
+        known = [] if decode else known_of(run, player, config)
         begin_with(known, out / "trajectories.jsonl")
         result = evaluate_policy(player.load, config, out, label=label, decode=decode, scoring=scoring, recipe=recipe)
         return {
@@ -372,7 +372,7 @@ def watching(
     run: Run, out: Path, watch: Watch | None, start: Start, markers: MarkerConfig | None
 ) -> Iterator[dict[str, Any]]:
     """The log and the probe that trainers take; after the training the look that chose its weights is kept."""
-    probe = watch.make(run.folder, out, start, markers.best if markers else None) if watch else None
+    probe = watch.make(run, out, start, markers.best if markers else None) if watch else None
     yield {"log": run.metric_logger(stage_name(run, out)), "probe": probe}
     if watch:
         watch.end(out)

@@ -26,8 +26,9 @@ from trainers.evaluation.evaluate import chosen_manifest
 from trainers.policies.players import ActingConfig, Player, Start, policy_digest
 from trainers.records import write_records
 from trainers.rollout import Job, RolloutConfig, trajectory_id
+from trainers.runs import Run
 
-LOOKS, KEPT = "looks", "kept.json"
+LOOKS, KEPT, RECORD = "looks", "kept.json", "checkpoint.json"
 
 
 def asked_of(environment: RolloutConfig, acting: ActingConfig) -> str:
@@ -43,33 +44,34 @@ def look_file(out: Path, step: int) -> Path:
 def keep_chosen(out: Path, asked: str) -> None:
     """Of a finished training in ``out`` keep the look that chose its weights, if there was one; the others go."""
     checkpoint = out / "checkpoint"
-    chosen = look_file(out, int(read_json(checkpoint / "checkpoint.json").get("step", -1)))
+    chosen = look_file(out, int(read_json(checkpoint / RECORD).get("step", -1)))
     for path in out.glob(f"{LOOKS}/*.jsonl"):
         if path != chosen:
             path.unlink()
     if chosen.exists():
-        record = {"episodes": chosen.name, "asked": asked, "weights": policy_digest(checkpoint)}
+        record = {"episodes": chosen.name, "asked": asked, "weights": weights_of(checkpoint)}
         write_json(chosen.with_name(KEPT), record)
 
 
-def played_before(run: Path, start: Start, asked: str) -> list[Trajectory]:
+def played_before(run: Run, start: Start, asked: str) -> list[Trajectory]:
     """Whole episodes that the weights of the checkpoint ``start`` have played, asked the same; none if unknown.
 
     Args:
-        run: the run folder, whose trainings and evaluations count.
+        run: whose trainings and finished evaluations count.
         start: whose weights; those of a model by its config are not looked for.
         asked: see `asked_of`.
     """
     if not isinstance(start, Path):
         return []
-    weights = policy_digest(start)
-    own = start.resolve().is_relative_to(run.resolve())  # what a stranger says that his weights have played is no play
-    files = [_beside(start.parent / LOOKS, weights, asked) if own else None, *_evaluated(run, weights, asked)]
+    own = start.resolve().is_relative_to(
+        run.folder.resolve()
+    )  # what a stranger says that his weights have played is no play
+    files = [_beside(start, asked) if own else None, *_evaluated(run, start, asked)]
     found = {item.task_id: item for path in files if path is not None for item in TrajectoryStore(path)}
     return [item for item in found.values() if item.error is None]
 
 
-def known_of(run: Path, player: Player, config: RolloutConfig) -> list[Trajectory]:
+def known_of(run: Run, player: Player, config: RolloutConfig) -> list[Trajectory]:
     """Of the greedy episodes that ``config`` asks of a player, those that are known, as it would have stored them."""
     if player.acting is None:
         return []
@@ -91,26 +93,51 @@ def begin_with(known: Sequence[Trajectory], out: Path) -> None:
         write_records(out, [*before, *new])
 
 
-def _beside(looks: Path, weights: str | None, asked: str) -> Path | None:
+def weights_of(checkpoint: Path) -> str:
+    """SHA-256 (hex) of what a checkpoint folder does: all of it but the story of its training, so that weights which a
+    training gave back as they were are the same."""
+    told = read_json(checkpoint / RECORD) if (checkpoint / RECORD).exists() else {}
+    files = {path.relative_to(checkpoint).as_posix(): path for path in checkpoint.rglob("*") if path.is_file()}
+    files.pop(RECORD, None)
+    return digest([{name: told.get(name) for name in ("kind", "model", "base_digest", "markers")}, files])
+
+
+def _beside(start: Path, asked: str) -> Path | None:
+    looks = start.parent / LOOKS
     record = read_json(looks / KEPT) if (looks / KEPT).exists() else {}
-    same = (record.get("weights"), record.get("asked")) == (weights, asked)
+    same = record.get("asked") == asked and record.get("weights") == weights_of(start)
     return looks / Path(record["episodes"]).name if same else None
 
 
-def _evaluated(run: Path, weights: str | None, asked: str) -> list[Path]:
-    results = sorted(run.glob("evaluation/*/*/metrics.json"))
-    return [path.with_name("trajectories.jsonl") for path in results if _is_of(read_json(path), weights, asked)]
+def _evaluated(run: Run, start: Path, asked: str) -> list[Path]:
+    """Episodes of the run's finished evaluations of these weights that were asked this, once per task, greedily."""
+    folders = sorted(path.parent for path in run.path().glob("evaluation/*/*/metrics.json"))
+    results = {path: read_json(path / "metrics.json") for path in folders if run.is_complete(run.name_of(path))}
+    return [
+        folder / "trajectories.jsonl"
+        for folder, result in results.items()
+        if _asked_this(result, asked) and _is_of(folder, result["recipe"], start)
+    ]
 
 
-def _is_of(result: dict[str, Any], weights: str | None, asked: str) -> bool:
-    """Whether a result is of these weights, asked this once per task, greedily."""
-    recipe, known = result.get("recipe") or {}, {field.name for field in fields(ActingConfig)}
-    if weights is None or recipe.get("digest") != weights or result.get("decoding", {}).get("temperature") != 0.0:
+def _is_of(folder: Path, recipe: dict[str, Any], start: Path) -> bool:
+    """Whether a result in ``folder`` is of the checkpoint ``start``, or of another one with its weights."""
+    if recipe.get("digest") == policy_digest(start):
+        return True
+    kind, _, place = str(recipe.get("spec")).partition(":")
+    other = folder / place
+    if kind != "hf" or not place or not other.is_dir() or policy_digest(other) != recipe.get("digest"):
         return False
-    options = {name: value for name, value in (recipe.get("options") or {}).items() if name in known}
+    return weights_of(other) == weights_of(start)
+
+
+def _asked_this(result: dict[str, Any], asked: str) -> bool:
+    known = {field.name for field in fields(ActingConfig)}
+    options = {name: value for name, value in (result["recipe"].get("options") or {}).items() if name in known}
     try:
         environment = from_mapping(RolloutConfig, result["settings"], "settings")
         acting = from_mapping(ActingConfig, {**asdict(ActingConfig()), **options}, "options")
     except (ConfigError, DataError):  # of another version of this package
         return False
-    return result.get("seeds") == [environment.seed] and asked_of(environment, acting) == asked
+    once = result["seeds"] == [environment.seed] and result["decoding"].get("temperature") == 0.0
+    return once and asked_of(environment, acting) == asked

@@ -15,6 +15,7 @@ from trainers.markers import Marker
 from trainers.policies import Policy
 from trainers.policies.players import ActingConfig, Start
 from trainers.rollout import RolloutConfig
+from trainers.runs import Run
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class Watch:
         return asked_of(self.environment, self.acting)
 
     def make(
-        self, run: Path, out: Path, start: Start, marker: Marker | None = None
+        self, run: Run, out: Path, start: Start, marker: Marker | None = None
     ) -> Callable[[int, Any, Any], dict[str, float]] | None:
         """The function that trainers call, or None.
 
         Args:
-            run: the run folder; what ``start`` has played in it is not played again.
+            run: what ``start`` has played in it is not played again.
             out: the training's folder, where looks keep their episodes.
             start: what is trained.
             marker: put into every task.

@@ -100,7 +100,7 @@ def test_a_training_keeps_the_look_that_chose_its_weights_alone(played):
 def test_what_was_asked_otherwise_or_of_other_weights_is_played(played, tmp_path):
     start = played / "iteration-01" / "dpo" / "checkpoint"
     asked = asked_of(greedy(ENV, "dev"), ACTING)
-    assert len(played_before(played, start, asked)) == 3 and not played_before(tmp_path, start, asked)
+    assert len(played_before(Run(played), start, asked)) == 3 and not played_before(Run(tmp_path), start, asked)
     for config, acting in (
         (greedy(replace(ENV, brief=True), "dev"), ACTING),
         (greedy(ENV, "test"), ACTING),
@@ -108,12 +108,14 @@ def test_what_was_asked_otherwise_or_of_other_weights_is_played(played, tmp_path
         (greedy(ENV, "dev"), replace(ACTING, max_new_tokens=9)),
         (greedy(ENV, "dev"), replace(ACTING, dtype="bfloat16")),
     ):
-        assert not played_before(played, start, asked_of(config, acting))
+        assert not played_before(Run(played), start, asked_of(config, acting))
     assert asked == asked_of(greedy(replace(ENV, batch_size=1), "dev"), replace(ACTING, batch_size=1, draft_tokens=0))
     other = shutil.copytree(start.parent, tmp_path / "dpo") / "checkpoint"
-    write_json(other / "checkpoint.json", {**read_json(other / "checkpoint.json"), "weights_digest": "0"})
-    assert not played_before(tmp_path, other, asked)
-    assert not played_before(played, from_mapping(ICTOConfig, SETTINGS, "the test").model, asked)
+    assert played_before(Run(tmp_path), other, asked)
+    adapter = other / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"\1")
+    assert not played_before(Run(tmp_path), other, asked)
+    assert not played_before(Run(played), from_mapping(ICTOConfig, SETTINGS, "the test").model, asked)
 
 
 def test_fewer_tasks_than_were_looked_at_are_those_alone(played, tmp_path):
@@ -133,6 +135,34 @@ def test_broken_episodes_are_played_again(played, tmp_path):
     assert (out / "trajectories.jsonl").read_bytes() == (
         played / "evaluation" / "icto-1" / "dev" / "trajectories.jsonl"
     ).read_bytes()
+
+
+def test_an_evaluation_that_was_killed_at_its_end_counts_as_one_that_was_not(played, tmp_path):
+    """Its numbers were there, its record was not: what it has played itself is not what was known before."""
+    folder = copy_of(played, tmp_path)
+    evaluate(folder)
+    before = read_json(folder / "stages" / "evaluation.icto-1.dev.json")["facts"]
+    assert before["taken_over"] == 2 < before["episodes"]
+    record = read_json(folder / "stages" / "evaluation.icto-1.dev.json")
+    (folder / "stages" / "evaluation.icto-1.dev.json").unlink()
+    write_json(
+        folder / "stages" / "evaluation.icto-1.dev.started.json", {"stage": record["stage"], "inputs": record["inputs"]}
+    )
+    assert evaluate(folder)[1] == before
+
+
+def test_weights_that_a_training_gave_back_are_not_asked_again(played, tmp_path):
+    folder = copy_of(played, tmp_path)
+    there, start = folder / "iteration-01" / "dpo", folder / "sft" / "checkpoint"
+    shutil.rmtree(there)
+    shutil.copytree(start, there / "checkpoint")
+    record = read_json(start / "checkpoint.json")
+    write_json(there / "checkpoint" / "checkpoint.json", {**record, "step": 0, "training": "dpo"})
+    out, facts = evaluate(folder)
+    assert facts["taken_over"] == facts["episodes"] == 3 and facts["response_tokens"] == 0
+    before = read_json(folder / "evaluation" / "sft" / "dev" / "metrics.json")["episodes"]
+    assert read_json(out / "metrics.json")["episodes"] == before
+    assert {item.policy for item in TrajectoryStore(out / "trajectories.jsonl")} == {"icto-1"}
 
 
 def test_a_training_that_is_not_watched_keeps_nothing(tmp_path):
