@@ -22,18 +22,20 @@ from icto_gym.store import TrajectoryStore
 from icto_gym.trajectory import Trajectory
 from trainers.config import from_mapping
 from trainers.digests import digest
-from trainers.evaluation.evaluate import chosen_manifest
+from trainers.evaluation.evaluate import chosen_manifest, greedy
+from trainers.evaluation.result import FORMAT_VERSION
+from trainers.models.loading import CHECKPOINT_FILE
 from trainers.policies.players import ActingConfig, Player, Start, policy_digest
 from trainers.records import write_records
 from trainers.rollout import Job, RolloutConfig, trajectory_id
 from trainers.runs import Run
 
-LOOKS, KEPT, RECORD = "looks", "kept.json", "checkpoint.json"
+LOOKS, KEPT = "looks", "kept.json"
 
 
 def asked_of(environment: RolloutConfig, acting: ActingConfig) -> str:
-    """SHA-256 (hex) of what decides a greedy episode beside weights and task."""
-    return digest([replace(environment, max_tasks=None), acting])
+    """SHA-256 (hex) of what decides a greedy episode in ``environment`` beside weights and task."""
+    return digest([greedy(environment, environment.split, optimal=environment.optimal_actions), acting])
 
 
 def look_file(out: Path, step: int) -> Path:
@@ -44,13 +46,21 @@ def look_file(out: Path, step: int) -> Path:
 def keep_chosen(out: Path, asked: str) -> None:
     """Of a finished training in ``out`` keep the look that chose its weights, if there was one; the others go."""
     checkpoint = out / "checkpoint"
-    chosen = look_file(out, int(read_json(checkpoint / RECORD).get("step", -1)))
+    chosen = _chosen(checkpoint)
     for path in out.glob(f"{LOOKS}/*.jsonl"):
         if path != chosen:
             path.unlink()
     if chosen.exists():
-        record = {"episodes": chosen.name, "asked": asked, "weights": weights_of(checkpoint)}
-        write_json(chosen.with_name(KEPT), record)
+        write_json(chosen.with_name(KEPT), {"asked": asked, "weights": weights_of(checkpoint)})
+
+
+def _chosen(checkpoint: Path) -> Path:
+    return look_file(checkpoint.parent, int(_record(checkpoint).get("step", 0)))
+
+
+def _record(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / CHECKPOINT_FILE
+    return dict(read_json(path)) if path.exists() else {}
 
 
 def played_before(run: Run, start: Start, asked: str) -> list[Trajectory]:
@@ -63,9 +73,8 @@ def played_before(run: Run, start: Start, asked: str) -> list[Trajectory]:
     """
     if not isinstance(start, Path):
         return []
-    own = start.resolve().is_relative_to(
-        run.folder.resolve()
-    )  # what a stranger says that his weights have played is no play
+    # what a stranger's folder says that his weights have played is no play
+    own = start.resolve().is_relative_to(run.folder.resolve())
     files = [_beside(start, asked) if own else None, *_evaluated(run, start, asked)]
     found = {item.task_id: item for path in files if path is not None for item in TrajectoryStore(path)}
     return [item for item in found.values() if item.error is None]
@@ -96,17 +105,17 @@ def begin_with(known: Sequence[Trajectory], out: Path) -> None:
 def weights_of(checkpoint: Path) -> str:
     """SHA-256 (hex) of what a checkpoint folder does: all of it but the story of its training, so that weights which a
     training gave back as they were are the same."""
-    told = read_json(checkpoint / RECORD) if (checkpoint / RECORD).exists() else {}
+    told = _record(checkpoint)
     files = {path.relative_to(checkpoint).as_posix(): path for path in checkpoint.rglob("*") if path.is_file()}
-    files.pop(RECORD, None)
+    files.pop(CHECKPOINT_FILE, None)
     return digest([{name: told.get(name) for name in ("kind", "model", "base_digest", "markers")}, files])
 
 
 def _beside(start: Path, asked: str) -> Path | None:
-    looks = start.parent / LOOKS
-    record = read_json(looks / KEPT) if (looks / KEPT).exists() else {}
-    same = record.get("asked") == asked and record.get("weights") == weights_of(start)
-    return looks / Path(record["episodes"]).name if same else None
+    chosen = _chosen(start)
+    kept = chosen.with_name(KEPT)
+    same = kept.exists() and read_json(kept) == {"asked": asked, "weights": weights_of(start)}
+    return chosen if same else None
 
 
 def _evaluated(run: Run, start: Path, asked: str) -> list[Path]:
@@ -132,6 +141,8 @@ def _is_of(folder: Path, recipe: dict[str, Any], start: Path) -> bool:
 
 
 def _asked_this(result: dict[str, Any], asked: str) -> bool:
+    if result.get("format_version") != FORMAT_VERSION:  # such a result does not say what was asked
+        return False
     known = {field.name for field in fields(ActingConfig)}
     options = {name: value for name, value in (result["recipe"].get("options") or {}).items() if name in known}
     try:

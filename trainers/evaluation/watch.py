@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers import distributed
-from trainers.evaluation.evaluate import ProbeConfig, make_probe
+from trainers.evaluation.evaluate import ProbeConfig, greedy, make_probe
 from trainers.evaluation.looks import asked_of, keep_chosen, look_file, played_before
 from trainers.markers import Marker
 from trainers.policies import Policy
@@ -28,8 +28,8 @@ class Watch:
 
     @property
     def asked(self) -> str:
-        """See `trainers.evaluation.looks.asked_of`."""
-        return asked_of(self.environment, self.acting)
+        """What a look asks; see `trainers.evaluation.looks.asked_of`."""
+        return asked_of(greedy(self.environment, self.probe.split), self.acting)
 
     def make(
         self, run: Run, out: Path, start: Start, marker: Marker | None = None

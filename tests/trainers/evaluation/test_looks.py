@@ -12,12 +12,12 @@ from icto_gym.store import TrajectoryStore
 from trainers import stages
 from trainers.config import from_mapping, merged
 from trainers.diagnostics import read_lines
-from trainers.evaluation.evaluate import greedy
+from trainers.evaluation.evaluate import ProbeConfig, greedy
 from trainers.evaluation.looks import asked_of, played_before
 from trainers.methods.icto import ICTOConfig, run_icto
 from trainers.rollout import RolloutConfig
 from trainers.runs import Run
-from trainers.stages import ActingConfig
+from trainers.stages import ActingConfig, Watch
 
 ENV = RolloutConfig(env_id="icto_gym.testing:Scripted-v0", max_tasks=2, attempts=2, max_episode_steps=3)
 ACTING = ActingConfig(max_new_tokens=8)
@@ -126,8 +126,7 @@ def test_fewer_tasks_than_were_looked_at_are_those_alone(played, tmp_path):
 
 def test_broken_episodes_are_played_again(played, tmp_path):
     folder = copy_of(played, tmp_path)
-    looks = folder / "iteration-01" / "dpo" / "looks"
-    file = looks / read_json(looks / "kept.json")["episodes"]
+    [file] = (folder / "iteration-01" / "dpo" / "looks").glob("*.jsonl")
     first, *others = TrajectoryStore(file)
     file.write_text("".join(item.to_json() + "\n" for item in (replace(first, error="it broke"), *others)))
     out, facts = evaluate(folder)
@@ -163,6 +162,19 @@ def test_weights_that_a_training_gave_back_are_not_asked_again(played, tmp_path)
     before = read_json(folder / "evaluation" / "sft" / "dev" / "metrics.json")["episodes"]
     assert read_json(out / "metrics.json")["episodes"] == before
     assert {item.policy for item in TrajectoryStore(out / "trajectories.jsonl")} == {"icto-1"}
+
+
+def test_a_result_of_before_results_said_what_was_asked_is_passed_over(played, tmp_path):
+    folder = copy_of(played, tmp_path)
+    result = folder / "evaluation" / "sft" / "dev" / "metrics.json"
+    write_json(result, {"metrics": read_json(result)["metrics"], "label": "sft"})
+    assert evaluate(folder)[1]["taken_over"] == 2
+
+
+def test_a_watch_says_what_it_asks_however_it_is_told_where_to_play(played):
+    start = played / "iteration-01" / "dpo" / "checkpoint"
+    asked = Watch(ProbeConfig(split="dev", tasks=2), replace(ENV, split="train"), ACTING).asked
+    assert asked == asked_of(replace(ENV, split="dev"), ACTING) and played_before(Run(played), start, asked)
 
 
 def test_a_training_that_is_not_watched_keeps_nothing(tmp_path):
