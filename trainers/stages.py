@@ -350,9 +350,10 @@ def train_stage(run: Run, out: Path, work: Callable[[], dict[str, Any]], inputs:
 def _then_free(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     from trainers.training.memory import return_all_freed_memory
 
-    facts = work()
-    return_all_freed_memory()
-    return facts
+    try:
+        return work()
+    finally:
+        return_all_freed_memory()
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:

@@ -29,7 +29,7 @@ from trainers.models.scoring import score_tokens
 from trainers.packing import register_attention
 from trainers.tokenization import Encoded
 from trainers.training.config import OptimizerConfig
-from trainers.training.memory import return_freed_memory
+from trainers.training.memory import keep_freed_memory, return_freed_memory
 from trainers.training.optimizers import make_optimizer
 
 logger = logging.getLogger(__name__)
@@ -172,6 +172,7 @@ def prepare(model: Any, config: OptimizerConfig, *, dropout: bool) -> bool:
     """
     plain = causal_lm(model)
     packed = check_scoring(model, packed=config.packing)
+    keep_freed_memory()
     if config.activation_checkpointing:
         _checkpoint_activations(plain)
     model.train()

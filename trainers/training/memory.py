@@ -1,4 +1,4 @@
-"""Keep a training's peak memory near what is alive at once."""
+"""What becomes of memory that a training's tensors have freed: kept for the next ones, or returned."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 EVERY = 10  # layers between two looks; what each returns has to be cleared again: a hundredth of a step
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of mallopt
+_LARGE = 32 << 20  # glibc's own bound: blocks from here on are the system's, and go back when they are freed
 
 
 def return_freed_memory(layers: Iterable[Any], every: int = EVERY) -> bool:
@@ -52,21 +54,46 @@ def return_freed_memory(layers: Iterable[Any], every: int = EVERY) -> bool:
     return True
 
 
+def keep_freed_memory() -> bool:
+    """Have the heap keep what is free at its end, until `return_all_freed_memory`.
+
+    glibc returns it whenever that is more than 64 MB, as after a layer, and every page is cleared by the system when
+    it comes back. That was a twentieth of a step. The peak is the same: blocks of 32 MB and more are returned as ever,
+    and so is what `return_freed_memory` returns.
+
+    Returns:
+        Whether this system's C library knows how (glibc does).
+    """
+    return _set_heap(_M_MMAP_THRESHOLD, _LARGE) and _set_heap(_M_TRIM_THRESHOLD, -1)
+
+
 def return_all_freed_memory() -> bool:
     """Return what a training that has ended left in the heap: gigabytes, which whatever comes next would be without.
+
+    From then on glibc returns what is free at the heap's end, as it does when it is left alone.
 
     Returns:
         Whether this system's C library knows how.
     """
     gc.collect()  # models and optimisers refer to themselves in circles
+    _set_heap(_M_TRIM_THRESHOLD, 2 * _LARGE)
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
     return trim is not None
 
 
+def _set_heap(name: int, value: int) -> bool:
+    mallopt = _of_libc("mallopt")
+    return mallopt is not None and bool(mallopt(name, value))
+
+
 def _malloc_trim() -> Callable[[int], int] | None:
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is None:
-        logger.debug("this C library has no malloc_trim; freed memory stays where it is")
-    return trim
+    return _of_libc("malloc_trim")
+
+
+def _of_libc(name: str) -> Callable[..., int] | None:
+    found = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    if found is None:
+        logger.debug("this C library has no %s; freed memory stays where it is", name)
+    return found
