@@ -153,7 +153,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"tasks are explored; {budget['trials']} setting(s) per method; the best on dev is asked test and ood once. "
         "Intervals: 95 % over tasks. Last columns: reward and success minus the clone's, paired. "
         "Best-of-N is an upper bound. The two that go on cloning stand with their last weights, whatever dev says. "
-        "What to make of it, and how the seeds came about, is in docs/method.md.",
+        "What to make of it, and how the seeds came about, is in docs/results.md.",
     ]  # fmt: skip
     for seed, found in result["results"].items():
         for split in [split for split in SPLITS if any(split in row["splits"] for row in found["rows"])]:
