@@ -179,11 +179,13 @@ def measure(kind: str, weights: str, way: str, scale: float, count: int) -> dict
     else:
         found = run_trl(pairs, weights, live=way == "trl-live", checkpointing=way != "trl-precomputed")
     (first, second), reference = found["steps"], found["reference"]
+    used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "cpu": second.cpu + reference.cpu / 2,
         "wall": second.wall + reference.wall / 2,
         "first_cpu": first.cpu + reference.cpu / 2,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": used.ru_maxrss / 1024,
+        "cleared_pages": used.ru_minflt,
         "loss": found["loss"],
         "tokens": found["tokens"],
     }
