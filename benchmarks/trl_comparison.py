@@ -1,7 +1,7 @@
 """A DPO step beside TRL's DPOTrainer: CPU time, wall time and peak memory on the same pairs, in one run.
 
     pip install trl                               # the peer, needed for this only
-    python benchmarks/trl_comparison.py           # about an hour on two cores; finished parts of the result are kept
+    python benchmarks/trl_comparison.py           # about an hour on two cores; finished rounds are kept
 
 Every measurement is a process of its own (so that its peak memory is its own) which loads the model and makes two
 optimiser steps of two pairs. The second is compared, for the first one pays for a cold heap, once in a training (it
@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -200,20 +201,20 @@ def apart(*words: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(rounds: int, kind: str, weights: str) -> dict[str, Any]:
-    """All ways by turns, on one kind of pairs, with an adapter or with all weights."""
+def compare(rounds: int, kind: str, weights: str) -> Iterator[dict[str, Any]]:
+    """All ways by turns, on one kind of pairs, with an adapter or with all weights; what is known after each round."""
     import torch
 
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for _ in range(rounds):
+    for done in range(1, rounds + 1):
         for way in WAYS:
             runs[way].append(apart(kind, weights, way, "1", "2"))
-    medians = {
-        way: {name: round(statistics.median(run[name] for run in found), 4) for name in found[0]}
-        for way, found in runs.items()
-    }
-    show(f"{kind} pairs, {weights}, medians of {rounds}", medians)
-    return {"rounds": rounds, "threads": torch.get_num_threads(), **medians, "ratios": ratios(medians)}
+        medians = {
+            way: {name: round(statistics.median(run[name] for run in found), 4) for name in found[0]}
+            for way, found in runs.items()
+        }
+        show(f"{kind} pairs, {weights}, medians of {done}", medians)
+        yield {"rounds": done, "threads": torch.get_num_threads(), **medians, "ratios": ratios(medians)}
 
 
 def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -286,8 +287,9 @@ def main() -> None:
     if RESULT.exists() and read_json(RESULT)["versions"] == versions:
         result = read_json(RESULT)
     for kind, trained in product(options.kinds, options.weights):
-        result["compared"][f"{kind}/{trained}"] = compare(options.rounds, kind, trained)
-        write_json(RESULT, result)
+        for found in compare(options.rounds, kind, trained):
+            result["compared"][f"{kind}/{trained}"] = found
+            write_json(RESULT, result)
     if not options.without_sizes:
         write_json(RESULT, {**result, "linear": linear()})
 
