@@ -1,7 +1,7 @@
 """A DPO step beside TRL's DPOTrainer: CPU time, wall time and peak memory on the same pairs, in one run.
 
     pip install trl                               # the peer, needed for this only
-    python benchmarks/trl_comparison.py           # about an hour on two cores; finished rounds are kept
+    python benchmarks/trl_comparison.py           # about an hour on two cores; written after every round
 
 Every measurement is a process of its own (so that its peak memory is its own) which loads the model and makes two
 optimiser steps of two pairs. The second is compared, for the first one pays for a cold heap, once in a training (it

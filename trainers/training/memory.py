@@ -64,7 +64,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether this system's C library knows how (glibc does).
     """
-    return _set_heap(_M_MMAP_THRESHOLD, _LARGE) and _set_heap(_M_TRIM_THRESHOLD, -1)
+    return _keep_at_its_end(-1)  # the largest number there is
 
 
 def return_all_freed_memory() -> bool:
@@ -76,16 +76,18 @@ def return_all_freed_memory() -> bool:
         Whether this system's C library knows how.
     """
     gc.collect()  # models and optimisers refer to themselves in circles
-    _set_heap(_M_TRIM_THRESHOLD, 2 * _LARGE)
+    _keep_at_its_end(2 * _LARGE)
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
     return trim is not None
 
 
-def _set_heap(name: int, value: int) -> bool:
+def _keep_at_its_end(size: int) -> bool:
+    """At most ``size`` bytes. Both bounds are set, for to set one ends glibc's adapting of both, and it begins low."""
     mallopt = _of_libc("mallopt")
-    return mallopt is not None and bool(mallopt(name, value))
+    bounds = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, size))
+    return mallopt is not None and all([mallopt(*bound) for bound in bounds])
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
