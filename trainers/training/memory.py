@@ -87,7 +87,7 @@ def _keep_at_its_end(size: int) -> bool:
     """At most ``size`` bytes. Both bounds are set, for to set one ends glibc's adapting of both, and it begins low."""
     mallopt = _of_libc("mallopt")
     bounds = ((_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, size))
-    return mallopt is not None and all([mallopt(*bound) for bound in bounds])
+    return mallopt is not None and all(mallopt(*bound) for bound in bounds)
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
